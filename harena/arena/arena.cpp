@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "harena/arena/arena.hpp"
+
+#include "harena/arena/nofault.hpp"
+#include "harena/base/os/memory.hpp"
+
+#include <algorithm>
+#include <cerrno>
+#include <new>
+#include <utility>
+
+namespace harena {
+
+namespace {
+
+/// How many pages one punch takes at most: a touch waits for no more than that.
+constexpr PageCount k_punch_batch{512};
+
+Result<void> check(const ArenaOptions& options) {
+    const std::uint64_t start = options.user_vm_start.value();
+    if (options.pages == PageCount{0}) return fail(EINVAL, "arena '{}': 0 pages; an arena has at least one", options.name);
+    if (!is_aligned(start, k_page_size))
+        return fail(EINVAL, "arena '{}': user_vm_start {:#x} is not a multiple of the page size", options.name, start);
+    if (options.pages > Arena::k_max_pages)
+        return fail(E2BIG, "arena '{}': {} pages are more than 4 GiB (1048576 pages)", options.name, options.pages.value());
+    if (const std::uint64_t last = start + harena::bytes_of(options.pages) - 1; start >> 32 != last >> 32)
+        return fail(ERANGE, "arena '{}': {:#x}-{:#x} crosses a 4 GiB boundary", options.name, start, last + 1);
+    return {};
+}
+
+// Where in a window of its own an arena goes that may be anywhere: not at pointer 0, if it can be helped, since a user
+// pointer with 32 zero bits is NULL to a program.
+std::uint64_t chosen_offset(PageCount pages) noexcept {
+    return harena::bytes_of(pages) <= Window::k_bytes - k_huge_page_size ? k_huge_page_size : 0;
+}
+
+}  // namespace
+
+Result<std::shared_ptr<Arena>> Arena::create(const ArenaOptions& options) {
+    HARENA_CHECK_OK(check(options));
+    HARENA_CHECK_OK(nofault::register_text());
+    HARENA_CHECK_OK(fault_handler::install());
+    const std::uint64_t start = options.user_vm_start.value();
+    const auto no_fork = fault_handler::block_forks();
+    auto window = Window::reserve(start == 0 ? 0 : align_down(start, Window::k_bytes));
+    if (!window) return pass_on(window.error().in(fmt::format("arena '{}'", options.name)));
+    const std::uint64_t offset = start == 0 ? chosen_offset(options.pages) : start % Window::k_bytes;
+
+    std::shared_ptr<Arena> arena{new Arena{options, std::move(*window)}};
+    auto presence = Presence::create({.address = arena->window() + offset,
+                                      .pages = options.pages,
+                                      .segv_on_fault = options.segv_on_fault,
+                                      .name = arena->options_.name.c_str()});
+    if (!presence) return pass_on(presence.error().in(fmt::format("arena '{}'", options.name)));
+    arena->presence_ = std::move(*presence);
+    if (const auto advised = os::madvise(arena->window_.span_begin(), Window::k_span_bytes, MADV_DONTFORK); !advised)
+        return os::fail_with(advised.error(), "cannot keep the arena's window from being inherited over fork");
+    HARENA_TRY(arena->region_, fault_handler::add({.span_begin = reinterpret_cast<std::uint64_t>(arena->window_.span_begin()),
+                                                   .span_bytes = Window::k_span_bytes,
+                                                   .begin = arena->user_vm_start().value(),
+                                                   .bytes = arena->size(),
+                                                   .presence = arena->presence_.get()}));
+    return arena;
+}
+
+Arena::~Arena() {
+    if (region_) fault_handler::remove(*region_);
+}
+
+Arena::Outcome<PageIndex> Arena::allocate(std::optional<PageIndex> at, PageCount count) {
+    const auto claimed = claim_free(at, count);
+    if (!claimed) return std::unexpected{claimed.error()};
+    if (const auto populated = presence_->populate(*claimed); !populated) {
+        const std::lock_guard lock{mutex_};
+        give_hint(*claimed);
+        return std::unexpected{ENOMEM};
+    }
+    return claimed->begin;
+}
+
+Arena::Outcome<PageRange> Arena::claim_free(std::optional<PageIndex> at, PageCount count) try {
+    const std::lock_guard lock{mutex_};
+    for (;;) {
+        refresh_hints();
+        PageRange range{};
+        if (at) {
+            range = PageRange::of(*at, count);
+            if (!free_.contains(range)) return std::unexpected{EBUSY};
+        } else {
+            const auto found = free_.smallest_of_at_least(count);
+            if (!found) return std::unexpected{ENOMEM};
+            range = PageRange::of(found->begin, count);
+        }
+        PageIndex blocker;
+        if (presence_->claim(range, PageState::populating, blocker)) {
+            free_.take(range);
+            return range;
+        }
+        // The host touched that page since the hints were refreshed.
+        free_.take(PageRange::of(blocker, PageCount{1}));
+    }
+} catch (const std::bad_alloc&) {
+    hints_stale_ = true;
+    return std::unexpected{ENOMEM};
+}
+
+void Arena::release(PageRange range) {
+    PageStates& states = presence_->states();
+    PageIndex begin = range.begin;  // of the run of pages that are ours to free
+    for (PageIndex page = range.begin;; page = page + PageCount{1}) {
+        const bool ours = page < range.end && (states.try_change(page, PageState::used, PageState::freeing) ||
+                                               states.try_change(page, PageState::reserved, PageState::freeing));
+        if (ours && page - begin < k_punch_batch) continue;
+        // A page that is ours but does not fit the batch begins the next one.
+        if (begin < page) release_run({begin, page});
+        begin = ours ? page : page + PageCount{1};
+        if (page >= range.end) return;
+    }
+}
+
+void Arena::release_run(PageRange freeing) {
+    const bool punched = presence_->punch(freeing).has_value();
+    const std::lock_guard lock{mutex_};
+    if (!punched) {
+        // The kernel would not take the memory back (out of memory itself): the pages stay allocated.
+        presence_->states().store(freeing, PageState::used);
+        return;
+    }
+    presence_->states().store(freeing, PageState::absent);
+    give_hint(freeing);
+}
+
+Arena::Outcome<void> Arena::reserve(PageRange range) try {
+    const std::lock_guard lock{mutex_};
+    refresh_hints();
+    if (!free_.contains(range)) return std::unexpected{EBUSY};
+    PageIndex blocker;
+    if (!presence_->claim(range, PageState::reserved, blocker)) return std::unexpected{EBUSY};
+    free_.take(range);
+    return {};
+} catch (const std::bad_alloc&) {
+    hints_stale_ = true;
+    return std::unexpected{ENOMEM};
+}
+
+void Arena::refresh_hints() {
+    if (presence_->take_hints_stale()) hints_stale_ = true;
+    if (hints_stale_) rebuild_hints();
+    presence_->drain_touched([this](PageIndex page) {
+        const PageRange one = PageRange::of(page, PageCount{1});
+        // A page that was touched and freed since is free.
+        if (presence_->states().load(page) != PageState::absent && free_.contains(one)) free_.take(one);
+    });
+}
+
+void Arena::rebuild_hints() {
+    free_.clear();
+    const PageStates& states = presence_->states();
+    PageIndex begin{0};
+    for (PageIndex page{0}; page < PageIndex{} + pages(); page = page + PageCount{1}) {
+        if (states.load(page) == PageState::absent) continue;
+        free_.give({begin, page});
+        begin = page + PageCount{1};
+    }
+    free_.give({begin, PageIndex{} + pages()});
+    hints_stale_ = false;
+}
+
+void Arena::give_hint(PageRange range) noexcept {
+    if (hints_stale_) return;  // the rebuild will find them
+    try {
+        free_.give(range);
+    } catch (const std::bad_alloc&) {
+        hints_stale_ = true;
+    }
+}
+
+Result<ArenaStatistics> Arena::statistics() {
+    HARENA_CHECK_OK(fork_guard_.check("the arena"));
+    ArenaStatistics statistics{.pages = pages(), .used = {}, .reserved = {}, .host_faults = presence_->host_faults(),
+                               .program_faults = program_faults_.load(std::memory_order_relaxed)};
+    std::uint64_t used = 0;
+    std::uint64_t reserved = 0;
+    for (PageIndex page{0}; page < PageIndex{} + pages(); page = page + PageCount{1}) {
+        const PageState state = presence_->states().load(page);
+        used += state == PageState::used || state == PageState::populating ? 1 : 0;
+        reserved += state == PageState::reserved ? 1 : 0;
+    }
+    statistics.used = PageCount{used};
+    statistics.reserved = PageCount{reserved};
+    return statistics;
+}
+
+}  // namespace harena

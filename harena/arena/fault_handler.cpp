@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "harena/arena/fault_handler.hpp"
+
+#if defined(__x86_64__)
+#include "harena/arena/fault_context_x86_64.hpp"
+#else
+#error "harena's fault handler knows x86-64 only: add fault_context_<machine>.hpp"
+#endif
+
+#include "harena/arena/chained_signals.hpp"
+#include "harena/base/fork.hpp"
+#include "harena/base/os/signal.hpp"
+#include "harena/exec/exception_table.hpp"
+
+#include <mutex>
+
+namespace harena::fault_handler {
+
+namespace {
+
+constinit Regions regions;
+constinit std::mutex fork_gate;
+
+// Faults in a row at one address of this thread that changed nothing.
+struct Repeats {
+    std::uintptr_t address = 0;
+    unsigned count = 0;
+};
+// initial-exec: reached by an offset from the thread pointer, never through an allocating call.
+[[gnu::tls_model("initial-exec")]] constinit thread_local Repeats repeats;
+
+constexpr unsigned k_insist_after = 16;
+constexpr unsigned k_give_up_after = 64;
+
+// Signal handler. The fault of an instruction that is not a program's, at an address of an arena.
+bool resolve_host_fault(Presence& presence, std::uintptr_t address) noexcept {
+    Repeats& r = repeats;
+    if (r.address != address) r = {.address = address, .count = 0};
+    if (r.count >= k_give_up_after) {
+        r.count = 0;
+        return false;
+    }
+    switch (presence.host_fault(address, r.count >= k_insist_after)) {
+        case FaultAnswer::progress: r.count = 0; return true;
+        case FaultAnswer::retry: ++r.count; return true;
+        case FaultAnswer::refuse: r.count = 0; return false;
+    }
+    return false;
+}
+
+// A fault of an access to memory, and not a signal that somebody sent or a memory error.
+bool is_access_fault(int signal, const siginfo_t& info) noexcept {
+    if (signal == SIGBUS) return info.si_code == BUS_ADRERR;
+    return signal == SIGSEGV && (info.si_code == SEGV_MAPERR || info.si_code == SEGV_ACCERR);
+}
+
+void on_signal(int signal, siginfo_t* info, void* context) noexcept {
+    const int saved_errno = errno;
+    if (!handle(signal, info, context)) chained_signals::pass_on(signal, info, context);
+    errno = saved_errno;
+}
+
+void before_fork() noexcept {
+    fork_gate.lock();
+    regions.lock();
+}
+
+void after_fork_in_parent() noexcept {
+    regions.unlock();
+    fork_gate.unlock();
+}
+
+// The child has no arena: nothing was inherited. Their address ranges are reserved again, so that a stray pointer traps
+// instead of meeting what the child's mmap would put there.
+void after_fork_in_child() noexcept {
+    regions.for_each([](const Region& region) {
+        region.presence->abandon_in_child();
+        (void)os::mmap(reinterpret_cast<void*>(region.span_begin), region.span_bytes, PROT_NONE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+    });
+    regions.unlock();
+    fork_gate.unlock();
+}
+
+}  // namespace
+
+bool handle(int signal, siginfo_t* info, void* context) noexcept {
+    if (!is_access_fault(signal, *info)) return false;
+    if (const std::uintptr_t fixup = ExceptionTable::instance().find_fixup(fault_context::instruction(context)); fixup != 0) {
+        fault_context::set_instruction(context, fixup);
+        return true;
+    }
+    if (signal != SIGBUS) return false;
+    const auto address = reinterpret_cast<std::uintptr_t>(info->si_addr);
+    const auto region = regions.find_if([address](const Region& r) { return address - r.begin < r.bytes; });
+    if (!region) return false;
+    if (!resolve_host_fault(*region->presence, address)) chained_signals::turn_into_segv(info, context);
+    return true;
+}
+
+Result<void> install() {
+    static std::mutex mutex;
+    static bool installed = false;
+    const std::lock_guard lock{mutex};
+    if (installed) return {};
+    HARENA_CHECK_OK(at_fork({.prepare = &before_fork, .parent = &after_fork_in_parent, .child = &after_fork_in_child}));
+    HARENA_CHECK_OK(chained_signals::install(&on_signal));
+    installed = true;
+    return {};
+}
+
+std::unique_lock<std::mutex> block_forks() { return std::unique_lock{fork_gate}; }
+
+Result<Regions::Handle> add(const Region& region) { return regions.add(region); }
+void remove(Regions::Handle handle) noexcept { regions.remove(handle); }
+
+}  // namespace harena::fault_handler

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "harena/arena/nofault.hpp"
+#include "harena/base/assert.hpp"
+#include "harena/exec/exception_table.hpp"
+
+#include <array>
+#include <bit>
+#include <mutex>
+
+extern "C" {
+using NoFaultUnary = harena::nofault::Access(std::uintptr_t address, std::uint64_t operand);
+using NoFaultCompare = harena::nofault::Access(std::uintptr_t address, std::uint64_t expected, std::uint64_t desired);
+
+extern const std::byte harena_nofault_begin;
+extern const std::byte harena_nofault_end;
+NoFaultUnary harena_nofault_load_1, harena_nofault_load_2, harena_nofault_load_4, harena_nofault_load_8;
+NoFaultUnary harena_nofault_store_1, harena_nofault_store_2, harena_nofault_store_4, harena_nofault_store_8;
+NoFaultUnary harena_nofault_add_4, harena_nofault_add_8, harena_nofault_or_4, harena_nofault_or_8;
+NoFaultUnary harena_nofault_and_4, harena_nofault_and_8, harena_nofault_xor_4, harena_nofault_xor_8;
+NoFaultUnary harena_nofault_fetch_add_4, harena_nofault_fetch_add_8, harena_nofault_fetch_or_4, harena_nofault_fetch_or_8;
+NoFaultUnary harena_nofault_fetch_and_4, harena_nofault_fetch_and_8, harena_nofault_fetch_xor_4, harena_nofault_fetch_xor_8;
+NoFaultUnary harena_nofault_exchange_4, harena_nofault_exchange_8;
+NoFaultCompare harena_nofault_compare_exchange_4, harena_nofault_compare_exchange_8;
+void harena_nofault_fixup();
+}
+
+namespace harena::nofault {
+
+namespace {
+
+constexpr std::array k_loads{&harena_nofault_load_1, &harena_nofault_load_2, &harena_nofault_load_4, &harena_nofault_load_8};
+constexpr std::array k_stores{&harena_nofault_store_1, &harena_nofault_store_2, &harena_nofault_store_4,
+                              &harena_nofault_store_8};
+// In the order of `Atomic`.
+constexpr std::array k_atomics_4{&harena_nofault_add_4,       &harena_nofault_or_4,       &harena_nofault_and_4,
+                                 &harena_nofault_xor_4,       &harena_nofault_fetch_add_4, &harena_nofault_fetch_or_4,
+                                 &harena_nofault_fetch_and_4, &harena_nofault_fetch_xor_4, &harena_nofault_exchange_4};
+constexpr std::array k_atomics_8{&harena_nofault_add_8,       &harena_nofault_or_8,       &harena_nofault_and_8,
+                                 &harena_nofault_xor_8,       &harena_nofault_fetch_add_8, &harena_nofault_fetch_or_8,
+                                 &harena_nofault_fetch_and_8, &harena_nofault_fetch_xor_8, &harena_nofault_exchange_8};
+
+std::size_t size_index(unsigned size) noexcept {
+    precondition(std::has_single_bit(size) && size <= 8, "an access is 1, 2, 4 or 8 bytes");
+    return static_cast<std::size_t>(std::countr_zero(size));
+}
+
+}  // namespace
+
+Result<void> register_text() {
+    static std::mutex mutex;
+    static bool registered = false;
+    const std::lock_guard lock{mutex};
+    if (registered) return {};
+    const ExceptionRange range{.begin = reinterpret_cast<std::uintptr_t>(&harena_nofault_begin),
+                               .end = reinterpret_cast<std::uintptr_t>(&harena_nofault_end),
+                               .fixup = reinterpret_cast<std::uintptr_t>(&harena_nofault_fixup)};
+    HARENA_CHECK_OK(ExceptionTable::instance().add(range));
+    registered = true;
+    return {};
+}
+
+Access load(std::uintptr_t address, unsigned size) noexcept { return k_loads[size_index(size)](address, 0); }
+
+Access store(std::uintptr_t address, unsigned size, std::uint64_t value) noexcept {
+    return k_stores[size_index(size)](address, value);
+}
+
+Access atomic(Atomic operation, std::uintptr_t address, unsigned size, std::uint64_t operand) noexcept {
+    precondition(size == 4 || size == 8, "a read-modify-write is of 4 or 8 bytes");
+    const auto index = static_cast<std::size_t>(operation);
+    return size == 4 ? k_atomics_4[index](address, operand) : k_atomics_8[index](address, operand);
+}
+
+Access compare_exchange(std::uintptr_t address, unsigned size, std::uint64_t expected, std::uint64_t desired) noexcept {
+    precondition(size == 4 || size == 8, "a compare-exchange is of 4 or 8 bytes");
+    return size == 4 ? harena_nofault_compare_exchange_4(address, expected, desired)
+                     : harena_nofault_compare_exchange_8(address, expected, desired);
+}
+
+}  // namespace harena::nofault

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "harena/base/os/sys_result.hpp"
+
+#include <sys/mman.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+
+/// The system calls about memory. Each is one call; errors are errno values. All are async-signal-safe except
+/// `find_mapping` and `numa_node_online`, and thread-safe.
+namespace harena::os {
+
+[[nodiscard]] SysResult<void*> mmap(void* address, std::size_t length, int protection, int flags, int fd,
+                                    std::uint64_t offset) noexcept;
+SysResult<void> munmap(void* address, std::size_t length) noexcept;
+SysResult<void> mprotect(void* address, std::size_t length, int protection) noexcept;
+SysResult<void> munlock(void* address, std::size_t length) noexcept;
+SysResult<void> madvise(void* address, std::size_t length, int advice) noexcept;
+
+/// A memfd, closed on exec and, where the kernel knows the flag (6.3), never executable.
+[[nodiscard]] SysResult<FileDescriptor> memfd_create(const char* name) noexcept;
+SysResult<void> ftruncate(int fd, std::uint64_t length) noexcept;
+SysResult<void> add_seals(int fd, int seals) noexcept;
+/// Gives the file's pages in [offset, offset + length) back; they read as zero afterwards.
+SysResult<void> punch_hole(int fd, std::uint64_t offset, std::uint64_t length) noexcept;
+[[nodiscard]] SysResult<std::size_t> pwrite(int fd, const void* bytes, std::size_t length, std::uint64_t offset) noexcept;
+
+/// Soft limit of an RLIMIT_* resource; RLIM_INFINITY is the largest value.
+[[nodiscard]] SysResult<std::uint64_t> getrlimit(int resource) noexcept;
+
+/// A userfaultfd for faults of user mode only, which needs no privilege.
+[[nodiscard]] SysResult<FileDescriptor> userfaultfd() noexcept;
+/// Agrees on the API with exactly `features` (UFFD_FEATURE_*).
+SysResult<void> uffd_api(int uffd, std::uint64_t features) noexcept;
+/// Faults on absent pages of the range are reported to `uffd` from now on.
+SysResult<void> uffd_register_missing(int uffd, void* address, std::size_t length) noexcept;
+/// Creates zeroed pages in the range until one is there already. Returns the bytes done, at least one page;
+/// EEXIST: the first page was there. EAGAIN: try again.
+[[nodiscard]] SysResult<std::size_t> uffd_zeropage(int uffd, void* address, std::size_t length) noexcept;
+
+/// Whether `node` is an online NUMA node; on a machine that does not say, only node 0 is. Not async-signal-safe.
+[[nodiscard]] bool numa_node_online(int node);
+
+/// The first line of /proc/self/maps that overlaps [begin, begin + length), as the kernel prints it, spaces folded.
+[[nodiscard]] std::optional<std::string> find_mapping(std::uint64_t begin, std::uint64_t length);
+
+}  // namespace harena::os

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "harena/base/os/sys_result.hpp"
+
+#include <string>
+#include <vector>
+
+namespace harena::os {
+
+/// Runs a program (looked up in PATH unless it has a slash) with this process's standard streams and waits for it.
+/// Returns its exit status, or 128 + the signal that ended it. Errors: ENOENT if there is no such program.
+[[nodiscard]] SysResult<int> run_program(const std::vector<std::string>& arguments);
+
+/// The first of `names` that is an executable file in a folder of PATH, as a full path; empty if there is none.
+[[nodiscard]] std::string find_program(const std::vector<std::string>& names);
+
+/// The path of the running executable; empty if /proc is not there.
+[[nodiscard]] std::string executable_path();
+
+/// Nanoseconds of CLOCK_MONOTONIC; async-signal-safe.
+[[nodiscard]] std::uint64_t monotonic_ns() noexcept;
+
+/// Nanoseconds of CLOCK_BOOTTIME; async-signal-safe.
+[[nodiscard]] std::uint64_t boottime_ns() noexcept;
+
+[[nodiscard]] int process_id() noexcept;
+[[nodiscard]] int thread_id() noexcept;
+/// The processor this thread ran on at the time of the call.
+[[nodiscard]] unsigned current_cpu() noexcept;
+/// The calling thread's name, at most 15 bytes.
+[[nodiscard]] std::string thread_name();
+
+}  // namespace harena::os
