@@ -38,11 +38,11 @@ std::uint64_t chosen_offset(PageCount pages) noexcept {
 
 Result<std::shared_ptr<Arena>> Arena::create(const ArenaOptions& options) {
     HARENA_CHECK_OK(check(options));
+    const auto no_fork = fault_handler::block_forks();  // first: a child must not inherit a lock of what follows, held
     HARENA_CHECK_OK(nofault::register_text());
     HARENA_CHECK_OK(fault_handler::install());
     const std::uint64_t start = options.user_vm_start.value();
-    const auto no_fork = fault_handler::block_forks();
-    auto window = Window::reserve(start == 0 ? 0 : align_down(start, Window::k_bytes));
+    auto window = Window::reserve(start == 0 ? std::nullopt : std::optional{align_down(start, Window::k_bytes)});
     if (!window) return pass_on(window.error().in(fmt::format("arena '{}'", options.name)));
     const std::uint64_t offset = start == 0 ? chosen_offset(options.pages) : start % Window::k_bytes;
 
@@ -64,15 +64,19 @@ Result<std::shared_ptr<Arena>> Arena::create(const ArenaOptions& options) {
 }
 
 Arena::~Arena() {
-    if (region_) fault_handler::remove(*region_);
+    if (!region_) return;  // `create` failed, and holds the lock
+    // A child of a fork between here and the end would keep the descriptors: nobody closes them for it any more.
+    const auto no_fork = fault_handler::block_forks();
+    fault_handler::remove(*region_);
+    presence_.reset();
+    const Window gone = std::move(window_);
 }
 
 Arena::Outcome<PageIndex> Arena::allocate(std::optional<PageIndex> at, PageCount count) {
     const auto claimed = claim_free(at, count);
     if (!claimed) return std::unexpected{claimed.error()};
     if (const auto populated = presence_->populate(*claimed); !populated) {
-        const std::lock_guard lock{mutex_};
-        give_hint(*claimed);
+        give_back(*claimed);
         return std::unexpected{ENOMEM};
     }
     return claimed->begin;
@@ -92,42 +96,52 @@ Arena::Outcome<PageRange> Arena::claim_free(std::optional<PageIndex> at, PageCou
             range = PageRange::of(found->begin, count);
         }
         PageIndex blocker;
-        if (presence_->claim(range, PageState::populating, blocker)) {
-            free_.take(range);
+        if (presence_->claim(range, blocker)) {
+            take_hint(range);
             return range;
         }
         // The host touched that page since the hints were refreshed.
-        free_.take(PageRange::of(blocker, PageCount{1}));
+        take_hint(PageRange::of(blocker, PageCount{1}));
     }
 } catch (const std::bad_alloc&) {
-    hints_stale_ = true;
+    const std::lock_guard lock{mutex_};
+    forget_hints();
     return std::unexpected{ENOMEM};
 }
 
-void Arena::release(PageRange range) {
+Arena::Outcome<void> Arena::release(PageRange range) {
     PageStates& states = presence_->states();
+    Outcome<void> outcome;
     PageIndex begin = range.begin;  // of the run of pages that are ours to free
     for (PageIndex page = range.begin;; page = page + PageCount{1}) {
         const bool ours = page < range.end && (states.try_change(page, PageState::used, PageState::freeing) ||
                                                states.try_change(page, PageState::reserved, PageState::freeing));
         if (ours && page - begin < k_punch_batch) continue;
         // A page that is ours but does not fit the batch begins the next one.
-        if (begin < page) release_run({begin, page});
+        if (begin < page) {
+            if (const auto run = release_run({begin, page}); !run) outcome = run;
+        }
         begin = ours ? page : page + PageCount{1};
-        if (page >= range.end) return;
+        if (page >= range.end) return outcome;
     }
 }
 
-void Arena::release_run(PageRange freeing) {
-    const bool punched = presence_->punch(freeing).has_value();
-    const std::lock_guard lock{mutex_};
-    if (!punched) {
+Arena::Outcome<void> Arena::release_run(PageRange freeing) {
+    if (const auto punched = presence_->punch(freeing); !punched) {
         // The kernel would not take the memory back (out of memory itself): the pages stay allocated.
         presence_->states().store(freeing, PageState::used);
-        return;
+        return std::unexpected{punched.error().code};
     }
-    presence_->states().store(freeing, PageState::absent);
-    give_hint(freeing);
+    give_back(freeing);
+    return {};
+}
+
+void Arena::give_back(PageRange range) {
+    const std::lock_guard lock{mutex_};
+    // First, because pages that a touch made used are free to the hints until they are drained.
+    drain_touched();
+    presence_->states().store(range, PageState::absent);
+    give_hint(range);
 }
 
 Arena::Outcome<void> Arena::reserve(PageRange range) try {
@@ -135,21 +149,28 @@ Arena::Outcome<void> Arena::reserve(PageRange range) try {
     refresh_hints();
     if (!free_.contains(range)) return std::unexpected{EBUSY};
     PageIndex blocker;
-    if (!presence_->claim(range, PageState::reserved, blocker)) return std::unexpected{EBUSY};
-    free_.take(range);
+    // By way of `populating`: nobody else changes such pages, so that they can be given up if a later one is not free.
+    if (!presence_->claim(range, blocker)) return std::unexpected{EBUSY};
+    presence_->states().store(range, PageState::reserved);
+    take_hint(range);
     return {};
 } catch (const std::bad_alloc&) {
-    hints_stale_ = true;
+    const std::lock_guard lock{mutex_};
+    forget_hints();
     return std::unexpected{ENOMEM};
 }
 
 void Arena::refresh_hints() {
     if (presence_->take_hints_stale()) hints_stale_ = true;
     if (hints_stale_) rebuild_hints();
+    drain_touched();
+}
+
+void Arena::drain_touched() noexcept {
     presence_->drain_touched([this](PageIndex page) {
         const PageRange one = PageRange::of(page, PageCount{1});
-        // A page that was touched and freed since is free.
-        if (presence_->states().load(page) != PageState::absent && free_.contains(one)) free_.take(one);
+        // A page whose touch failed is free.
+        if (presence_->states().load(page) != PageState::absent && free_.contains(one)) take_hint(one);
     });
 }
 
@@ -171,8 +192,22 @@ void Arena::give_hint(PageRange range) noexcept {
     try {
         free_.give(range);
     } catch (const std::bad_alloc&) {
-        hints_stale_ = true;
+        forget_hints();
     }
+}
+
+void Arena::take_hint(PageRange range) noexcept {
+    if (hints_stale_) return;
+    try {
+        free_.take(range);
+    } catch (const std::bad_alloc&) {
+        forget_hints();
+    }
+}
+
+void Arena::forget_hints() noexcept {
+    free_.clear();
+    hints_stale_ = true;
 }
 
 Result<ArenaStatistics> Arena::statistics() {

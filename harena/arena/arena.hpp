@@ -24,10 +24,10 @@ struct ArenaOptions {
     /// For messages and /proc/self/maps.
     std::string name = "arena";
     /// 1 to 1,048,576 (4 GiB).
-    PageCount pages;
+    PageCount pages{};
     /// Address of the first page, the same for host and program: a multiple of 4096, or 0 to let the library choose.
     /// The whole arena lies in one 4 GiB-aligned window.
-    UserAddress user_vm_start;
+    UserAddress user_vm_start{};
     /// The host's touch of an absent page is SIGSEGV instead of a new page (kernel: BPF_F_SEGV_ON_FAULT).
     bool segv_on_fault = false;
     /// Pointers that a program stores keep 32 bits (kernel: BPF_F_NO_USER_CONV).
@@ -87,7 +87,8 @@ public:
     [[nodiscard]] Result<void*> alloc_pages(PageCount count, const AllocOptions& options = {});
 
     /// Frees pages, allocated or reserved; they read as zero when they are allocated again. All or nothing.
-    /// Errors: EINVAL (null, unaligned, 0 pages, a page that is free already: named), ERANGE (outside the arena).
+    /// Errors: EINVAL (null, unaligned, 0 pages, a page that is free already: named), ERANGE (outside the arena), ENOMEM or
+    /// another of fallocate (the kernel would not take the memory of some pages back: those stay allocated).
     Result<void> free_pages(void* address, PageCount count);
 
     /// Keeps free pages out of allocation until they are freed.
@@ -119,14 +120,19 @@ private:
 
     [[nodiscard]] Outcome<PageIndex> allocate(std::optional<PageIndex> at, PageCount count);
     [[nodiscard]] Outcome<PageRange> claim_free(std::optional<PageIndex> at, PageCount count);
-    /// Frees what is used or reserved in `range`, in batches.
-    void release(PageRange range);
-    void release_run(PageRange freeing);
+    /// Frees what is used or reserved in `range`, in batches. An error: some of it stays allocated.
+    Outcome<void> release(PageRange range);
+    Outcome<void> release_run(PageRange freeing);
+    /// Makes pages that this thread moved to `populating` or `freeing`, and that have no memory, absent and free.
+    void give_back(PageRange range);
     [[nodiscard]] Outcome<void> reserve(PageRange range);
 
     void refresh_hints();
     void rebuild_hints();
+    void drain_touched() noexcept;
     void give_hint(PageRange range) noexcept;
+    void take_hint(PageRange range) noexcept;
+    void forget_hints() noexcept;
 
     [[nodiscard]] Result<PageRange> checked_range(const void* address, PageCount count) const;
     /// The page of the low 32 bits of a program's pointer; far out of range if it is below the arena.

@@ -47,7 +47,8 @@ Result<void> Arena::free_pages(void* address, PageCount count) {
         if (state != PageState::used && state != PageState::reserved)
             return fail(EINVAL, "the page at {} is free already (a double free?)", address_of(page));
     }
-    release(range);
+    if (const auto released = release(range); !released)
+        return os::fail_with({released.error()}, fmt::format("some of the {} pages at {} stay allocated", count.value(), address));
     return {};
 }
 

@@ -34,7 +34,7 @@ void Arena::kfunc_free_pages(std::uint64_t address, std::uint32_t count) {
     const PageIndex begin = page_of_low_bits(align_down(address, k_page_size));
     if (begin.value() >= pages().value()) return;
     const std::uint64_t clipped = std::min<std::uint64_t>(count, pages().value() - begin.value());
-    release(PageRange::of(begin, PageCount{clipped}));
+    (void)release(PageRange::of(begin, PageCount{clipped}));
 }
 
 std::int32_t Arena::kfunc_reserve_pages(std::uint64_t address, std::uint32_t count) {

@@ -21,13 +21,13 @@ constinit std::array<Previous, 2> previous{};
 
 Previous& previous_of(int signal) noexcept { return previous[signal == SIGBUS ? 0 : 1]; }
 
-// Lets the kernel do what it does without a handler. A fault happens again when the handler returns; a signal that
-// somebody sent must be sent again.
+// Lets the kernel do what it does without a handler: the signal is sent again and arrives when ours returns. A fault too:
+// the instruction, tried again, might succeed (a touch that was refused for lack of memory), with the handler gone.
 void default_action(int signal, const siginfo_t* info) noexcept {
     struct sigaction action {};
     action.sa_handler = SIG_DFL;
-    os::sigaction(signal, &action);
-    if (info->si_code <= 0) os::queue_signal_to_self(signal, *info);
+    (void)os::sigaction(signal, &action);
+    (void)os::queue_signal_to_self(signal, *info);
 }
 
 }  // namespace
@@ -38,13 +38,21 @@ Result<void> install(Handler handler) {
         if (!before) return os::fail_with(before.error(), "cannot ask for the handler of SIGBUS and SIGSEGV");
         previous_of(signal).action = *before;
     }
-    struct sigaction action {};
-    action.sa_sigaction = handler;
-    action.sa_flags = SA_SIGINFO | SA_ONSTACK;
-    sigemptyset(&action.sa_mask);
-    for (const int signal : {SIGBUS, SIGSEGV})
-        if (const auto installed = os::sigaction(signal, &action); !installed)
+    for (const int signal : {SIGBUS, SIGSEGV}) {
+        const struct sigaction& before = previous_of(signal).action;
+        struct sigaction action {};
+        action.sa_sigaction = handler;
+        action.sa_flags = SA_SIGINFO | SA_ONSTACK;
+        // A signal that somebody sends interrupts system calls as it did before; an ignored one interrupted none.
+        const bool ignored = (before.sa_flags & SA_SIGINFO) == 0 && before.sa_handler == SIG_IGN;
+        if (ignored || (before.sa_flags & SA_RESTART) != 0) action.sa_flags |= SA_RESTART;
+        sigemptyset(&action.sa_mask);
+        if (const auto installed = os::sigaction(signal, &action); !installed) {
+            // Not half: a later attempt would take our own handler for the one before.
+            if (signal == SIGSEGV) (void)os::sigaction(SIGBUS, &previous_of(SIGBUS).action);
             return os::fail_with(installed.error(), "cannot install the handler of SIGBUS and SIGSEGV");
+        }
+    }
     return {};
 }
 
@@ -52,30 +60,30 @@ void pass_on(int signal, siginfo_t* info, void* context) noexcept {
     Previous& before = previous_of(signal);
     const struct sigaction& action = before.action;
     const bool has_info = (action.sa_flags & SA_SIGINFO) != 0;
-    if (before.reset.load(std::memory_order_relaxed) || (!has_info && action.sa_handler == SIG_DFL))
-        return default_action(signal, info);
+    if (!has_info && action.sa_handler == SIG_DFL) return default_action(signal, info);
     if (!has_info && action.sa_handler == SIG_IGN) {
         // The kernel ignores a sent signal, but never a fault.
         if (info->si_code > 0) default_action(signal, info);
         return;
     }
-    if ((static_cast<unsigned>(action.sa_flags) & SA_RESETHAND) != 0) before.reset.store(true, std::memory_order_relaxed);
+    if ((static_cast<unsigned>(action.sa_flags) & SA_RESETHAND) != 0 && before.reset.exchange(true, std::memory_order_relaxed))
+        return default_action(signal, info);  // it had its one signal
 
     sigset_t mask = action.sa_mask;
     if ((action.sa_flags & SA_NODEFER) == 0) sigaddset(&mask, signal);
     const auto ours = os::thread_sigmask(SIG_BLOCK, &mask);
-    if ((action.sa_flags & SA_NODEFER) != 0) {
+    if ((action.sa_flags & SA_NODEFER) != 0 && sigismember(&mask, signal) == 0) {
         sigset_t only;
         sigemptyset(&only);
         sigaddset(&only, signal);
-        os::thread_sigmask(SIG_UNBLOCK, &only);
+        (void)os::thread_sigmask(SIG_UNBLOCK, &only);
     }
     if (has_info) {
         action.sa_sigaction(signal, info, context);
     } else {
         action.sa_handler(signal);
     }
-    if (ours) os::thread_sigmask(SIG_SETMASK, &*ours);
+    if (ours) (void)os::thread_sigmask(SIG_SETMASK, &*ours);
 }
 
 void turn_into_segv(const siginfo_t* info, void* context) noexcept {
@@ -91,9 +99,9 @@ void turn_into_segv(const siginfo_t* info, void* context) noexcept {
         sigdelset(&mask, SIGSEGV);
         struct sigaction action {};
         action.sa_handler = SIG_DFL;
-        os::sigaction(SIGSEGV, &action);
+        (void)os::sigaction(SIGSEGV, &action);
     }
-    os::queue_signal_to_self(SIGSEGV, segv);
+    (void)os::queue_signal_to_self(SIGSEGV, segv);
 }
 
 }  // namespace harena::chained_signals

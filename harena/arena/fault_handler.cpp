@@ -9,6 +9,8 @@
 
 #include "harena/arena/chained_signals.hpp"
 #include "harena/base/fork.hpp"
+#include "harena/base/immortal.hpp"
+#include "harena/base/os/process.hpp"
 #include "harena/base/os/signal.hpp"
 #include "harena/exec/exception_table.hpp"
 
@@ -18,31 +20,39 @@ namespace harena::fault_handler {
 
 namespace {
 
-constinit Regions regions;
+constinit Immortal<Regions> immortal_regions;
+Regions& regions = immortal_regions.value;
 constinit std::mutex fork_gate;
 
-// Faults in a row at one address of this thread that changed nothing.
+// Faults in a row at one address of this thread that changed nothing. In a row: soon after one another; else a thread that
+// loses a race at its favourite address once an hour would be given up one day.
 struct Repeats {
     std::uintptr_t address = 0;
     unsigned count = 0;
+    std::uint64_t last_ns = 0;
 };
 // initial-exec: reached by an offset from the thread pointer, never through an allocating call.
 [[gnu::tls_model("initial-exec")]] constinit thread_local Repeats repeats;
 
 constexpr unsigned k_insist_after = 16;
 constexpr unsigned k_give_up_after = 64;
+constexpr std::uint64_t k_in_a_row_ns = 1'000'000'000;
 
 // Signal handler. The fault of an instruction that is not a program's, at an address of an arena.
 bool resolve_host_fault(Presence& presence, std::uintptr_t address) noexcept {
     Repeats& r = repeats;
-    if (r.address != address) r = {.address = address, .count = 0};
+    if (r.address != address || (r.count != 0 && os::monotonic_ns() - r.last_ns > k_in_a_row_ns))
+        r = {.address = address, .count = 0, .last_ns = 0};
     if (r.count >= k_give_up_after) {
         r.count = 0;
         return false;
     }
     switch (presence.host_fault(address, r.count >= k_insist_after)) {
         case FaultAnswer::progress: r.count = 0; return true;
-        case FaultAnswer::retry: ++r.count; return true;
+        case FaultAnswer::retry:
+            ++r.count;
+            r.last_ns = os::monotonic_ns();
+            return true;
         case FaultAnswer::refuse: r.count = 0; return false;
     }
     return false;
@@ -50,7 +60,8 @@ bool resolve_host_fault(Presence& presence, std::uintptr_t address) noexcept {
 
 // A fault of an access to memory, and not a signal that somebody sent or a memory error.
 bool is_access_fault(int signal, const siginfo_t& info) noexcept {
-    if (signal == SIGBUS) return info.si_code == BUS_ADRERR;
+    // BUS_ADRALN: a program's atomic across two cache lines, where the kernel forbids those (split_lock_detect=fatal).
+    if (signal == SIGBUS) return info.si_code == BUS_ADRERR || info.si_code == BUS_ADRALN;
     return signal == SIGSEGV && (info.si_code == SEGV_MAPERR || info.si_code == SEGV_ACCERR);
 }
 
@@ -63,9 +74,11 @@ void on_signal(int signal, siginfo_t* info, void* context) noexcept {
 void before_fork() noexcept {
     fork_gate.lock();
     regions.lock();
+    ExceptionTable::instance().lock();
 }
 
 void after_fork_in_parent() noexcept {
+    ExceptionTable::instance().unlock();
     regions.unlock();
     fork_gate.unlock();
 }
@@ -78,6 +91,7 @@ void after_fork_in_child() noexcept {
         (void)os::mmap(reinterpret_cast<void*>(region.span_begin), region.span_bytes, PROT_NONE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
     });
+    ExceptionTable::instance().unlock();
     regions.unlock();
     fork_gate.unlock();
 }
@@ -90,7 +104,7 @@ bool handle(int signal, siginfo_t* info, void* context) noexcept {
         fault_context::set_instruction(context, fixup);
         return true;
     }
-    if (signal != SIGBUS) return false;
+    if (signal != SIGBUS || info->si_code != BUS_ADRERR) return false;
     const auto address = reinterpret_cast<std::uintptr_t>(info->si_addr);
     const auto region = regions.find_if([address](const Region& r) { return address - r.begin < r.bytes; });
     if (!region) return false;
@@ -100,12 +114,15 @@ bool handle(int signal, siginfo_t* info, void* context) noexcept {
 
 Result<void> install() {
     static std::mutex mutex;
-    static bool installed = false;
+    static bool fork_handled = false;
+    static bool signals_handled = false;
     const std::lock_guard lock{mutex};
-    if (installed) return {};
-    HARENA_CHECK_OK(at_fork({.prepare = &before_fork, .parent = &after_fork_in_parent, .child = &after_fork_in_child}));
-    HARENA_CHECK_OK(chained_signals::install(&on_signal));
-    installed = true;
+    // Each once, also if the other failed: handlers of fork that run twice would lock twice.
+    if (!fork_handled)
+        HARENA_CHECK_OK(at_fork({.prepare = &before_fork, .parent = &after_fork_in_parent, .child = &after_fork_in_child}));
+    fork_handled = true;
+    if (!signals_handled) HARENA_CHECK_OK(chained_signals::install(&on_signal));
+    signals_handled = true;
     return {};
 }
 

@@ -45,4 +45,9 @@ Access atomic(Atomic operation, std::uintptr_t address, unsigned size, std::uint
 /// Writes `desired` if the `size` bytes (4 or 8) equal `expected`; the old content is returned either way.
 Access compare_exchange(std::uintptr_t address, unsigned size, std::uint64_t expected, std::uint64_t desired) noexcept;
 
+/// Copies between private memory and memory that others may change or that may be absent, in words where both ends allow.
+/// False if a part of the shared side was absent: then that part reads as zero or was not written.
+bool copy_from(void* to, std::uintptr_t from, std::uint64_t bytes) noexcept;
+bool copy_to(std::uintptr_t to, const void* from, std::uint64_t bytes) noexcept;
+
 }  // namespace harena::nofault

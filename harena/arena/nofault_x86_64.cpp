@@ -5,6 +5,7 @@
 
 #include <array>
 #include <bit>
+#include <cstring>
 #include <mutex>
 
 extern "C" {
@@ -75,6 +76,37 @@ Access compare_exchange(std::uintptr_t address, unsigned size, std::uint64_t exp
     precondition(size == 4 || size == 8, "a compare-exchange is of 4 or 8 bytes");
     return size == 4 ? harena_nofault_compare_exchange_4(address, expected, desired)
                      : harena_nofault_compare_exchange_8(address, expected, desired);
+}
+
+// Steps of 8 bytes while the shared side is aligned and there are as many, else of one byte.
+bool copy_from(void* to, std::uintptr_t from, std::uint64_t bytes) noexcept {
+    auto* out = static_cast<std::byte*>(to);
+    std::uint64_t faulted = 0;
+    while (bytes > 0) {
+        const unsigned step = from % 8 == 0 && bytes >= 8 ? 8 : 1;
+        const Access access = load(from, step);
+        faulted |= access.faulted;
+        std::memcpy(out, &access.value, step);
+        out += step;
+        from += step;
+        bytes -= step;
+    }
+    return faulted == 0;
+}
+
+bool copy_to(std::uintptr_t to, const void* from, std::uint64_t bytes) noexcept {
+    const auto* in = static_cast<const std::byte*>(from);
+    std::uint64_t faulted = 0;
+    while (bytes > 0) {
+        const unsigned step = to % 8 == 0 && bytes >= 8 ? 8 : 1;
+        std::uint64_t value = 0;
+        std::memcpy(&value, in, step);
+        faulted |= store(to, step, value).faulted;
+        in += step;
+        to += step;
+        bytes -= step;
+    }
+    return faulted == 0;
 }
 
 }  // namespace harena::nofault

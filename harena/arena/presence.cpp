@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <cstring>
 #include <memory>
+#include <string_view>
 
 namespace harena {
 
@@ -53,7 +54,7 @@ Result<void> Presence::make_file(const Options& options) {
     if (limit && *limit < bytes)
         return fail(EFBIG, "the arena's file needs {} bytes and the limit RLIMIT_FSIZE is {}; raise it (ulimit -f)", bytes, *limit);
     // Seen in /proc/self/maps; the kernel takes at most 249 bytes.
-    const std::string name = fmt::format("harena:{:.200}", options.name);
+    const std::string name = fmt::format("harena:{}", std::string_view{options.name}.substr(0, 200));
     auto file = os::memfd_create(name.c_str());
     if (!file) return os::fail_with(file.error(), "cannot create the arena's memfd");
     file_ = std::move(*file);
@@ -71,7 +72,7 @@ Result<void> Presence::map(const Options& options) {
     const auto mapped = os::mmap(options.address, bytes, PROT_NONE, MAP_SHARED | MAP_FIXED, file_.get(), 0);
     if (!mapped) return os::fail_with(mapped.error(), "cannot map the arena's memfd into its window");
     address_ = options.address;
-    os::munlock(address_, bytes);
+    (void)os::munlock(address_, bytes);
     if (const auto registered = os::uffd_register_missing(uffd_.get(), address_, bytes); !registered)
         return os::fail_with(registered.error(), "cannot register the arena with userfaultfd");
     if (const auto opened = os::mprotect(address_, bytes, PROT_READ | PROT_WRITE); !opened)
@@ -91,7 +92,7 @@ Result<void> Presence::map(const Options& options) {
 
 Presence::~Presence() {
     // The arena's own mapping goes with its window.
-    if (state_memory_ != nullptr) os::munmap(state_memory_, state_bytes(pages()));
+    if (state_memory_ != nullptr) (void)os::munmap(state_memory_, state_bytes(pages()));
 }
 
 void Presence::abandon_in_child() noexcept {
@@ -102,9 +103,9 @@ void Presence::abandon_in_child() noexcept {
     state_memory_ = nullptr;
 }
 
-bool Presence::claim(PageRange range, PageState claimed, PageIndex& blocker) noexcept {
+bool Presence::claim(PageRange range, PageIndex& blocker) noexcept {
     for (PageIndex page = range.begin; page < range.end; page = page + PageCount{1}) {
-        if (states_.try_change(page, PageState::absent, claimed)) continue;
+        if (states_.try_change(page, PageState::absent, PageState::populating)) continue;
         blocker = page;
         states_.store({range.begin, page}, PageState::absent);
         return false;
@@ -125,7 +126,6 @@ os::SysResult<void> Presence::populate(PageRange claimed) noexcept {
             page = page + PageCount{1};
         } else if (done.error().code != EAGAIN) {
             (void)punch(claimed);
-            states_.store(claimed, PageState::absent);
             return std::unexpected{done.error()};
         }
     }

@@ -47,10 +47,10 @@ public:
     }
 
     /// Moves pages that are all absent to `populating`. False, and nothing changed, if one is not: `blocker` says which.
-    [[nodiscard]] bool claim(PageRange range, PageState claimed, PageIndex& blocker) noexcept;
+    [[nodiscard]] bool claim(PageRange range, PageIndex& blocker) noexcept;
 
-    /// Puts zeroed memory behind pages that this thread moved to `populating`, and moves them to `used`.
-    /// On an error (ENOMEM, ENOSPC) all of them are absent again.
+    /// Puts zeroed memory behind pages that this thread claimed, and moves them to `used`.
+    /// On an error (ENOMEM, ENOSPC) they have no memory and are still `populating`: the caller's, to be made absent again.
     os::SysResult<void> populate(PageRange claimed) noexcept;
 
     /// Takes the memory of pages away that this thread moved to `freeing`; they stay in that state.

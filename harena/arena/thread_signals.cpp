@@ -4,6 +4,8 @@
 #include "harena/base/os/signal.hpp"
 #include "harena/base/page_math.hpp"
 
+#include <utility>
+
 namespace harena::fault_handler {
 
 namespace {
@@ -14,19 +16,31 @@ public:
     AlternateStack() noexcept = default;
     AlternateStack(const AlternateStack&) = delete;
     AlternateStack& operator=(const AlternateStack&) = delete;
-    ~AlternateStack() {
+    ~AlternateStack() { give_back(); }
+
+    Result<void> set_up() {
+        const auto result = try_set_up();
+        if (!result) give_back();
+        return result;
+    }
+
+private:
+    static constexpr std::size_t k_mapping_bytes = 64 * k_kib + k_page_size;
+    [[nodiscard]] void* usable() const noexcept { return static_cast<std::byte*>(mapping_) + k_page_size; }
+
+    void give_back() noexcept {
         if (mapping_ == nullptr) return;
         // Somebody may have installed another one since: leave that alone.
         const auto current = os::sigaltstack(nullptr);
         if (current && current->ss_sp == usable()) {
             stack_t none{};
             none.ss_flags = SS_DISABLE;
-            os::sigaltstack(&none);
+            (void)os::sigaltstack(&none);
         }
-        os::munmap(mapping_, k_mapping_bytes);
+        (void)os::munmap(std::exchange(mapping_, nullptr), k_mapping_bytes);
     }
 
-    Result<void> set_up() {
+    Result<void> try_set_up() {
         const auto current = os::sigaltstack(nullptr);
         if (!current) return os::fail_with(current.error(), "cannot ask for the alternate signal stack");
         if ((current->ss_flags & SS_DISABLE) == 0) return {};
@@ -43,10 +57,6 @@ public:
             return os::fail_with(installed.error(), "cannot install an alternate signal stack");
         return {};
     }
-
-private:
-    static constexpr std::size_t k_mapping_bytes = 64 * k_kib + k_page_size;
-    [[nodiscard]] void* usable() const noexcept { return static_cast<std::byte*>(mapping_) + k_page_size; }
 
     void* mapping_ = nullptr;
 };

@@ -29,7 +29,7 @@ Result<std::byte*> reserve_at(std::uint64_t base) {
     auto* const wanted = reinterpret_cast<std::byte*>(base - Window::k_guard_below);
     const auto span = os::mmap(wanted, Window::k_span_bytes, PROT_NONE, k_reserve_flags | MAP_FIXED_NOREPLACE, -1, 0);
     if (span && *span != wanted) {  // a kernel before 4.17 takes the address as a hint only
-        os::munmap(*span, Window::k_span_bytes);
+        (void)os::munmap(*span, Window::k_span_bytes);
     } else if (span) {
         return wanted + Window::k_guard_below;
     } else if (span.error().code != EEXIST) {
@@ -49,20 +49,20 @@ Result<std::byte*> reserve_anywhere() {
     const std::uint64_t base = align_up(begin + Window::k_guard_below, Window::k_bytes);
     const std::uint64_t span_begin = base - Window::k_guard_below;
     const std::uint64_t span_end = base + Window::k_bytes + Window::k_guard_above;
-    if (span_begin > begin) os::munmap(*area, span_begin - begin);
-    if (span_end < begin + k_search) os::munmap(reinterpret_cast<void*>(span_end), begin + k_search - span_end);
+    if (span_begin > begin) (void)os::munmap(*area, span_begin - begin);
+    if (span_end < begin + k_search) (void)os::munmap(reinterpret_cast<void*>(span_end), begin + k_search - span_end);
     return reinterpret_cast<std::byte*>(base);
 }
 
 }  // namespace
 
-Result<Window> Window::reserve(std::uint64_t base) {
-    HARENA_TRY(std::byte* const reserved, base == 0 ? reserve_anywhere() : reserve_at(base));
+Result<Window> Window::reserve(std::optional<std::uint64_t> base) {
+    HARENA_TRY(std::byte* const reserved, base ? reserve_at(*base) : reserve_anywhere());
     return Window{reserved};
 }
 
 Window::~Window() {
-    if (base_ != nullptr) os::munmap(span_begin(), k_span_bytes);
+    if (base_ != nullptr) (void)os::munmap(span_begin(), k_span_bytes);
 }
 
 }  // namespace harena

@@ -6,6 +6,8 @@
 #include "harena/base/types.hpp"
 
 #include <cstddef>
+#include <cstdint>
+#include <optional>
 #include <utility>
 
 namespace harena {
@@ -21,9 +23,9 @@ public:
     static constexpr std::uint64_t k_guard_above = 36 * k_kib;  // 8 bytes at pointer 0xffffffff, offset 32767: 32 KiB + 6
     static_assert(k_guard_below >= 32768 && k_guard_above >= 0xffffffffULL + 32767 + 8 - k_bytes);
 
-    /// Reserves the window at `base`, a multiple of 4 GiB, or at an address that the kernel chooses if it is 0.
+    /// Reserves the window at `base`, a multiple of 4 GiB, or at an address that the kernel chooses if there is none.
     /// Errors: EEXIST (names the mapping in the way), ENOMEM (names the limit where there is one). Thread-safe.
-    [[nodiscard]] static Result<Window> reserve(std::uint64_t base);
+    [[nodiscard]] static Result<Window> reserve(std::optional<std::uint64_t> base);
 
     Window(Window&& other) noexcept : base_{std::exchange(other.base_, nullptr)} {}
     Window& operator=(Window&& other) noexcept {

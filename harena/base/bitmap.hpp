@@ -58,7 +58,9 @@ public:
         // followed by a summary bit that the next drain sees.
         leaves_[number / 64].fetch_or(std::uint64_t{1} << (number % 64), std::memory_order_release);
         summary_[number / (64 * 64)].fetch_or(std::uint64_t{1} << (number / 64 % 64), std::memory_order_release);
-        pending_.store(true, std::memory_order_release);
+        // An exchange, because a plain store would hide the inserts of other threads that the reader must also see: it
+        // would end their release sequence.
+        pending_.exchange(true, std::memory_order_release);
     }
 
     /// Takes every number out and calls `visit(number)` for each, in ascending order.

@@ -11,12 +11,13 @@
 #include <new>
 #include <optional>
 #include <type_traits>
+#include <utility>
 
 namespace harena {
 
 /// A set of small plain records that signal handlers can search while other threads add and remove.
 ///
-/// Records live in slots that are never freed, in chunks that are never unlinked; a removed record's slot is used again.
+/// Records live in slots of chunks that are freed only with the whole; a removed record's slot is used again.
 /// Each slot is a sequence lock over atomic words: a reader copies the record and takes it only if the slot's version was
 /// even and the same before and after, so that it never sees half of two records. A reader waits for nobody: a slot that
 /// changes under it holds a record that is being added or removed, and no caller may depend on such a one.
@@ -44,7 +45,10 @@ public:
     constexpr SignalSafeRegistry() noexcept = default;
     SignalSafeRegistry(const SignalSafeRegistry&) = delete;
     SignalSafeRegistry& operator=(const SignalSafeRegistry&) = delete;
-    ~SignalSafeRegistry() = default;  // the chunks stay: a handler may still search them at exit
+    /// No handler may search any more: a registry of the process is `Immortal`.
+    ~SignalSafeRegistry() {
+        for (Chunk* chunk = first_.load(); chunk != nullptr;) delete std::exchange(chunk, chunk->next.load());
+    }
 
     /// Errors: ENOMEM.
     [[nodiscard]] Result<Handle> add(const Record& record) {

@@ -33,6 +33,10 @@ public:
     /// Where to go on after a fault at `instruction`, or 0 if that is in no range. Async-signal-safe, lock-free.
     [[nodiscard]] std::uintptr_t find_fixup(std::uintptr_t instruction) const noexcept;
 
+    /// Held across fork: see SignalSafeRegistry.
+    void lock() noexcept { ranges_.lock(); }
+    void unlock() noexcept { ranges_.unlock(); }
+
 private:
     SignalSafeRegistry<ExceptionRange> ranges_;
 };

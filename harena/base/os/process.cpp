@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <spawn.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -66,6 +67,12 @@ std::string executable_path() {
 
 std::uint64_t monotonic_ns() noexcept { return clock_ns(CLOCK_MONOTONIC); }
 std::uint64_t boottime_ns() noexcept { return clock_ns(CLOCK_BOOTTIME); }
+std::uint64_t random_u64() noexcept {
+    std::uint64_t value = 0;
+    if (::getrandom(&value, sizeof value, 0) != static_cast<ssize_t>(sizeof value)) value = monotonic_ns();
+    return value;
+}
+
 int process_id() noexcept { return ::getpid(); }
 int thread_id() noexcept { return ::gettid(); }
 

@@ -24,6 +24,9 @@ namespace harena::os {
 /// Nanoseconds of CLOCK_BOOTTIME; async-signal-safe.
 [[nodiscard]] std::uint64_t boottime_ns() noexcept;
 
+/// 64 bits that nobody can guess, or, on a kernel too young to give them, the clock.
+[[nodiscard]] std::uint64_t random_u64() noexcept;
+
 [[nodiscard]] int process_id() noexcept;
 [[nodiscard]] int thread_id() noexcept;
 /// The processor this thread ran on at the time of the call.

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "harena/arena/arena.hpp"
+#include "harena/base/os/file.hpp"
+
+/// What the tests of this layer share.
+namespace harena::test {
+
+// Each sanitizer takes other parts of the address space for itself.
+#if defined(__SANITIZE_ADDRESS__)
+inline constexpr bool k_sanitized = true;
+inline constexpr std::uint64_t k_free_address = std::uint64_t{1} << 45;
+#elif defined(__SANITIZE_THREAD__)
+inline constexpr bool k_sanitized = true;
+inline constexpr std::uint64_t k_free_address = 0x5500'0000'0000;
+#else
+inline constexpr bool k_sanitized = false;
+inline constexpr std::uint64_t k_free_address = std::uint64_t{1} << 44;
+#endif
+
+/// The arena, or a failed test and null.
+inline std::shared_ptr<Arena> make_arena(const ArenaOptions& options) {
+    auto arena = Arena::create(options);
+    if (arena) return std::move(*arena);
+    ADD_FAILURE() << arena.error().message();
+    return nullptr;
+}
+inline std::shared_ptr<Arena> make_arena(std::uint64_t pages) { return make_arena({.pages = PageCount{pages}}); }
+
+inline std::byte* page_at(const Arena& arena, std::uint64_t page) { return arena.data() + page * k_page_size; }
+inline std::uint64_t number(const void* pointer) { return reinterpret_cast<std::uint64_t>(pointer); }
+
+/// One byte of memory that the compiler must not reason about.
+inline volatile unsigned char& byte_at(void* address) { return *static_cast<volatile unsigned char*>(address); }
+
+inline bool is_zero(const std::byte* begin, std::uint64_t bytes) {
+    return std::all_of(begin, begin + bytes, [](std::byte b) { return b == std::byte{0}; });
+}
+
+/// "used reserved": what the arena counts.
+inline std::string usage(Arena& arena) {
+    const auto statistics = arena.statistics();
+    if (!statistics) return statistics.error().message();
+    return std::to_string(statistics->used.value()) + " " + std::to_string(statistics->reserved.value());
+}
+
+inline std::uint64_t host_faults(Arena& arena) { return arena.statistics().value().host_faults; }
+
+/// How many lines of /proc/self/maps have `text` in them.
+inline std::size_t count_mappings(std::string_view text) {
+    const auto file = os::read_file("/proc/self/maps");
+    if (!file) return 0;
+    std::string_view rest{reinterpret_cast<const char*>(file->data()), file->size()};
+    std::size_t count = 0;
+    while (!rest.empty()) {
+        const std::string_view line = rest.substr(0, rest.find('\n'));
+        rest.remove_prefix(std::min(rest.size(), line.size() + 1));
+        count += line.find(text) == std::string_view::npos ? 0U : 1U;
+    }
+    return count;
+}
+
+inline std::size_t open_descriptors() {
+    std::size_t count = 0;
+    for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator{"/proc/self/fd"}) ++count;
+    return count;
+}
+
+/// A number of "Vm…" of /proc/self/status, in KiB.
+inline std::uint64_t status_kib(std::string_view key) {
+    const auto file = os::read_file("/proc/self/status");
+    if (!file) return 0;
+    const std::string text{reinterpret_cast<const char*>(file->data()), file->size()};
+    const auto at = text.find(std::string{key} + ":");
+    return at == std::string::npos ? 0 : std::strtoull(text.c_str() + at + key.size() + 1, nullptr, 10);
+}
+
+/// The body of a death test whose own expectations count: exits with 0 iff none failed.
+template <typename Body>
+[[noreturn]] void run_as_child(Body&& body) {
+    body();
+    (void)std::fflush(nullptr);
+    std::_Exit(::testing::Test::HasFailure() ? 1 : 0);
+}
+
+/// Each death test runs in a process of its own, in which nothing was done before: no arena, no signal handler.
+class FreshProcess : public ::testing::Test {
+protected:
+    void SetUp() override { GTEST_FLAG_SET(death_test_style, "threadsafe"); }
+    void TearDown() override { GTEST_FLAG_SET(death_test_style, "fast"); }
+
+    template <typename Body>
+    static void expect_holds(Body&& body) {
+        EXPECT_EXIT(run_as_child(body), ::testing::ExitedWithCode(0), "");
+    }
+};
+
+}  // namespace harena::test

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "harena/arena/arena.hpp"
+#include "harena/base/result.hpp"
+#include "harena/bpf/map.hpp"
+#include "harena/bpf/object_file.hpp"
+#include "harena/bpf/program.hpp"
+
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string_view>
+#include <vector>
+
+namespace harena::bpf {
+
+/// Memory of the `.data`, `.bss` and `.rodata` sections, page-aligned, at the same place from `Object::open` on.
+struct DataMemory {
+    std::byte* address = nullptr;  // null for the arena's globals before the object is loaded
+    std::uint64_t size = 0;
+    bool read_only = false;  // for programs
+    std::shared_ptr<std::byte> owner;  // null where the arena owns it
+};
+
+struct LoadOptions {
+    /// Where `bpf_trace_printk` goes; stderr if empty. Called on the thread that runs the program.
+    std::function<void(std::string_view line)> trace;
+    /// Bytes of stack of one function (a multiple of 8, 512 to 32,768), and how deep calls may go (1 to 64).
+    std::uint32_t frame_bytes = k_frame_bytes;
+    std::uint32_t max_frames = k_max_frames;
+};
+
+/// What an engine makes of an object.
+struct LoadedObject {
+    std::shared_ptr<Arena> arena;              // null if the object has none
+    std::vector<std::shared_ptr<Map>> maps;    // as `ObjectFile::maps`
+    std::vector<std::unique_ptr<Program>> programs;
+    std::vector<DataMemory> data;              // as `ObjectFile::data`
+};
+
+/// Where programs run.
+class Engine {
+public:
+    Engine() = default;
+    Engine(const Engine&) = delete;
+    Engine& operator=(const Engine&) = delete;
+    virtual ~Engine() = default;
+
+    /// The engine of this process: no privileges needed. Thread-safe.
+    [[nodiscard]] static Engine& process() noexcept;
+
+    [[nodiscard]] virtual std::string_view name() const noexcept = 0;
+
+    /// Makes the arena and the maps of an object, resolves what its instructions refer to, and readies its programs.
+    /// `data` holds the contents of the global variables. Called by `Object::load`. Thread-safe.
+    [[nodiscard]] virtual Result<LoadedObject> load(std::shared_ptr<const ObjectFile> file, std::vector<DataMemory> data,
+                                                    const LoadOptions& options) = 0;
+};
+
+}  // namespace harena::bpf
