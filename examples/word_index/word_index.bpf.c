@@ -17,6 +17,10 @@ char __arena* text;
 __u64 text_length;
 __u64 __arena* absent;
 
+// 0. Linux's verifier knows no value of a global; a loop from a constant on it would follow round by round, and give
+// up.
+__u64 zero;
+
 // In the arena itself; the host finds it by its name.
 struct word_table __arena table;
 
@@ -75,7 +79,7 @@ static int count_word(__u64 begin, __u64 length, __u32 hash) {
     for (w = *bucket; w; w = w->next) {
         if (!can_loop) return WORD_INDEX_OUT_OF_TIME;
         if (w->hash != hash || w->length != length) continue;
-        for (i = 0; i < length && (__u8)w->text[i] == word_character(text[begin + i]); i++)
+        for (i = zero; i < length && (__u8)w->text[i] == word_character(text[begin + i]); i++)
             if (!can_loop) return WORD_INDEX_OUT_OF_TIME;
         if (i == length) {
             w->count++;
@@ -86,7 +90,7 @@ static int count_word(__u64 begin, __u64 length, __u32 hash) {
     w = allocate(sizeof(*w) + length);
     if (!w) return WORD_INDEX_ARENA_FULL;
     w->text = (char __arena*)(w + 1);
-    for (i = 0; i < length; i++) {
+    for (i = zero; i < length; i++) {
         if (!can_loop) return WORD_INDEX_OUT_OF_TIME;
         w->text[i] = word_character(text[begin + i]);
     }
@@ -102,7 +106,7 @@ static int count_word(__u64 begin, __u64 length, __u32 hash) {
 SEC("syscall")
 int count_words(void* ctx) {
     int status = make_buckets();
-    __u64 at = 0;
+    __u64 at = zero;
 
     while (status == WORD_INDEX_OK && at < text_length) {
         __u64 begin = at;

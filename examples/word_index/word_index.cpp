@@ -219,7 +219,11 @@ int main(int argc, char** argv) {
     app.add_option("--budget-ms", budget_ms, "Time that the program may take")
         ->check(CLI::Range(0, 86'400'000))
         ->capture_default_str();
-    CLI11_PARSE(app, argc, argv);
+    try {
+        app.parse(argc, argv);
+    } catch (const CLI::ParseError& error) {
+        return app.exit(error) == 0 ? 0 : 2;
+    }
 
     const Result<void> done = run(path, budget_ms);
     if (done) return 0;

@@ -25,9 +25,28 @@ NoFaultCompare harena_nofault_compare_exchange_4, harena_nofault_compare_exchang
 void harena_nofault_fixup();
 }
 
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define HARENA_ADDRESS_SANITIZER 1
+#endif
+#elif defined(__SANITIZE_ADDRESS__)
+#define HARENA_ADDRESS_SANITIZER 1
+#endif
+#if defined(HARENA_ADDRESS_SANITIZER)
+#include <sanitizer/asan_interface.h>
+#endif
+
 namespace harena::nofault {
 
 namespace {
+
+// The address sanitizer does not see what the routines in assembler touch: show it to it. Arenas are never poisoned.
+void check_address([[maybe_unused]] std::uintptr_t address, [[maybe_unused]] unsigned size) noexcept {
+#if defined(HARENA_ADDRESS_SANITIZER)
+    precondition(__asan_region_is_poisoned(reinterpret_cast<void*>(address), size) == nullptr,
+                 "a no-fault access is outside the memory that its caller may touch");
+#endif
+}
 
 constexpr std::array k_loads{&harena_nofault_load_1, &harena_nofault_load_2, &harena_nofault_load_4, &harena_nofault_load_8};
 constexpr std::array k_stores{&harena_nofault_store_1, &harena_nofault_store_2, &harena_nofault_store_4,
@@ -60,20 +79,26 @@ Result<void> register_text() {
     return {};
 }
 
-Access load(std::uintptr_t address, unsigned size) noexcept { return k_loads[size_index(size)](address, 0); }
+Access load(std::uintptr_t address, unsigned size) noexcept {
+    check_address(address, size);
+    return k_loads[size_index(size)](address, 0);
+}
 
 Access store(std::uintptr_t address, unsigned size, std::uint64_t value) noexcept {
+    check_address(address, size);
     return k_stores[size_index(size)](address, value);
 }
 
 Access atomic(Atomic operation, std::uintptr_t address, unsigned size, std::uint64_t operand) noexcept {
     precondition(size == 4 || size == 8, "a read-modify-write is of 4 or 8 bytes");
+    check_address(address, size);
     const auto index = static_cast<std::size_t>(operation);
     return size == 4 ? k_atomics_4[index](address, operand) : k_atomics_8[index](address, operand);
 }
 
 Access compare_exchange(std::uintptr_t address, unsigned size, std::uint64_t expected, std::uint64_t desired) noexcept {
     precondition(size == 4 || size == 8, "a compare-exchange is of 4 or 8 bytes");
+    check_address(address, size);
     return size == 4 ? harena_nofault_compare_exchange_4(address, expected, desired)
                      : harena_nofault_compare_exchange_8(address, expected, desired);
 }

@@ -8,6 +8,7 @@
 #include <bpf/btf.h>
 #include <bpf/libbpf.h>
 
+#include "harena/base/os/sys_result.hpp"
 #include "harena/bpf/btf_check.hpp"
 
 namespace harena::bpf {
@@ -38,7 +39,7 @@ Result<std::shared_ptr<const Btf>> Btf::parse(std::span<const std::byte> bytes) 
     HARENA_TRY(const BtfSpans spans, check_btf_header(bytes));
     silence_libbpf();
     std::unique_ptr<::btf, Free> handle{btf__new(bytes.data(), static_cast<std::uint32_t>(bytes.size()))};
-    if (!handle) return fail(EINVAL, "libbpf cannot read it ({})", std::strerror(errno));
+    if (!handle) return fail(EINVAL, "libbpf cannot read it ({})", os::describe(os::SysError{errno}));
 
     std::shared_ptr<Btf> btf{new Btf{std::move(handle)}};
     btf->type_count_ = btf__type_cnt(btf->get());

@@ -52,7 +52,7 @@ struct MapDefinition {
     TypeId key_type = k_no_type;
     TypeId value_type = k_no_type;
     bool pin_by_name = false;                      // LIBBPF_PIN_BY_NAME
-    std::vector<InitialProgram> initial_programs;  // of a program array, by ascending index
+    std::vector<InitialProgram> initial_programs{};  // of a program array, by ascending index
 };
 
 /// Global variables that share memory.
