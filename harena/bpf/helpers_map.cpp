@@ -30,7 +30,7 @@ Value map_delete_elem(HelperCall& call) { return errno_result(call.map(0).delete
 Value for_each_map_elem(HelperCall& call) {
     if (call.scalar(3) != 0) return errno_result(-EINVAL);
     ProcessMap& map = call.map(0);
-    std::vector<std::byte> key(map.definition().key_size);
+    const std::span<std::byte> key = call.interpreter().key_buffer(map.definition().key_size);
     std::uint64_t position = 0;
     std::uint64_t visited = 0;
     while (std::byte* const value = map.next(position, key.data())) {

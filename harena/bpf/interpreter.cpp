@@ -127,16 +127,27 @@ bool Interpreter::condition(Insn insn) const {
     const Value& a = read(insn.dst);
     const Value b = operand(insn);
     const JmpOp op = jmp_op(insn);
-    if (!is_public(a.kind()) || !is_public(b.kind())) {
-        const bool equality = op == JmpOp::jeq || op == JmpOp::jne;
-        const bool same_region = is_region(a.kind()) && a.tag == b.tag && op != JmpOp::jset;
-        const bool with_null = equality && ((a.kind() == Kind::scalar && a.bits == 0) || (b.kind() == Kind::scalar && b.bits == 0));
-        if (class_of(insn) != Class::jmp || !(same_region || with_null))
-            stop(EACCES, "pointer comparison prohibited: a value of kind {} is compared with one of kind {}; only 0 and the same "
-                 "region can be compared with", name_of(a.kind()), name_of(b.kind()));
-    }
+    if (!is_public(a.kind()) || !is_public(b.kind())) return pointer_condition(insn, a, b);
     if (class_of(insn) == Class::jmp) return alu::compare<std::uint64_t>(op, a.bits, b.bits);
     return alu::compare(op, static_cast<std::uint32_t>(a.bits), static_cast<std::uint32_t>(b.bits));
+}
+
+// At least one of the two is an address of the host. The answer depends on where they are in their region and never on where
+// that is: a sum that wraps past 0 would tell the address, bit by bit.
+bool Interpreter::pointer_condition(Insn insn, const Value& a, const Value& b) const {
+    const JmpOp op = jmp_op(insn);
+    const auto is_null = [](const Value& v) { return v.kind() == Kind::scalar && v.bits == 0; };
+    if (class_of(insn) == Class::jmp) {
+        if (is_null(a) || is_null(b)) {
+            if (op == JmpOp::jeq) return false;
+            if (op == JmpOp::jne) return true;
+        } else if (is_region(a.kind()) && a.tag == b.tag && op != JmpOp::jset) {
+            constexpr std::uint64_t k_bias = std::uint64_t{1} << 62;  // offsets may be negative, addresses are not
+            return alu::compare(op, a.bits - a.tag.base + k_bias, b.bits - b.tag.base + k_bias);
+        }
+    }
+    stop(EACCES, "pointer comparison prohibited: a value of kind {} is compared with one of kind {}; only 0 (== and !=) and the "
+         "same region can be compared with", name_of(a.kind()), name_of(b.kind()));
 }
 
 void Interpreter::begin(const Function& function, std::uint32_t return_to, bool returns_to_helper) {
@@ -223,6 +234,14 @@ std::uint64_t Interpreter::call_back(std::uint32_t function_begin, std::span<con
     const std::uint64_t r0 = execute();
     pc_ = call_site;
     return r0;
+}
+
+std::span<std::byte> Interpreter::key_buffer(std::size_t bytes) {
+    const std::size_t depth = frames_.size();
+    if (key_buffers_.size() <= depth) key_buffers_.resize(depth + 1);
+    auto& buffer = key_buffers_[depth];
+    if (!buffer) buffer = std::make_unique<std::byte[]>(ProcessMap::k_max_key_bytes);
+    return {buffer.get(), bytes};
 }
 
 void Interpreter::tail_call() {

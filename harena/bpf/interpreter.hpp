@@ -44,6 +44,9 @@ public:
 
     /// Calls a function of the program and returns its r0. Throws `Stop`.
     std::uint64_t call_back(std::uint32_t function_begin, std::span<const Value> arguments);
+    /// Memory for the key that a callback gets, one for each depth of calls. It lives as long as the run, since the callback may
+    /// keep a pointer to it in a caller's frame; the next use at the same depth overwrites it.
+    [[nodiscard]] std::span<std::byte> key_buffer(std::size_t bytes);
     [[nodiscard]] Stack& stack() noexcept { return stack_; }
     [[nodiscard]] const Image& image() const noexcept { return *image_; }
     /// The address of `bytes` bytes at a pointer into a region. Throws `Stop` (EFAULT, EACCES) if they are not all inside.
@@ -76,6 +79,7 @@ private:
     void call_helper(const Prototype* prototype);
     void tail_call();
     [[nodiscard]] bool condition(Insn insn) const;
+    [[nodiscard]] bool pointer_condition(Insn insn, const Value& a, const Value& b) const;
     [[nodiscard]] bool may_goto_exits() const noexcept;
     void safepoint() const;
     [[nodiscard]] const Value& read(unsigned reg) const;
@@ -114,6 +118,7 @@ private:
     Value context_;
     unsigned tail_calls_ = 0;
     std::vector<std::shared_ptr<const Image>> entered_images_;  // by tail calls
+    std::vector<std::unique_ptr<std::byte[]>> key_buffers_;     // by depth
     std::uint64_t fault_count_ = 0;
     std::deque<RecordedFault> faults_;  // the last ones
 };

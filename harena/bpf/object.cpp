@@ -72,6 +72,11 @@ Result<Object> Object::make(ObjectFile file, const OpenOptions& options) {
             return fail(EINVAL, "{}: maps '{}' and '{}' are both arenas; an object has one at most", file.name, arena->name, map.name);
         arena = &map;
     }
+    for (const std::string& name : options.also_load) {
+        const Function* const function = file.find_function(name);
+        if (function == nullptr || !function->is_program)
+            return fail(ENOENT, "{}: no program '{}' to load", file.name, name);
+    }
     if (arena != nullptr && options.arena_address) arena->map_extra = *options.arena_address;
     if (arena != nullptr && options.arena_pages) {
         if (*options.arena_pages > Arena::k_max_pages)

@@ -15,11 +15,10 @@ namespace {
 
 Result<void> check_sizes(const MapDefinition& d) {
     // Source: Linux, array_map_alloc_check and htab_map_alloc_check.
-    constexpr std::uint32_t k_max_key = 512;
     constexpr std::uint32_t k_max_value = 1U << 30;
     if (d.max_entries == 0) return fail(EINVAL, "map '{}': max_entries is 0", d.name);
-    if (d.key_size == 0 || d.key_size > k_max_key)
-        return fail(d.key_size == 0 ? EINVAL : E2BIG, "map '{}': key_size {} is not 1 to {}", d.name, d.key_size, k_max_key);
+    if (d.key_size == 0 || d.key_size > ProcessMap::k_max_key_bytes)
+        return fail(d.key_size == 0 ? EINVAL : E2BIG, "map '{}': key_size {} is not 1 to {}", d.name, d.key_size, ProcessMap::k_max_key_bytes);
     if (d.value_size == 0 || d.value_size > k_max_value)
         return fail(d.value_size == 0 ? EINVAL : E2BIG, "map '{}': value_size {} is not 1 to {}", d.name, d.value_size, k_max_value);
     return {};

@@ -22,6 +22,8 @@ class ProcessMap : public Map {
 public:
     using Map::Map;
 
+    static constexpr std::uint32_t k_max_key_bytes = 512;  // source: Linux, MAX_BPF_STACK
+
     /// Makes the map of a definition that is no arena. Errors: EINVAL (sizes, flags), E2BIG, ENOMEM, ENOTSUP (the type).
     [[nodiscard]] static Result<std::shared_ptr<ProcessMap>> create(const MapDefinition& definition);
 

@@ -25,7 +25,7 @@ SysResult<FileDescriptor> open_file(const std::string& path, int flags) noexcept
 
 }  // namespace
 
-SysResult<std::vector<std::byte>> read_file(const std::string& path) {
+SysResult<std::vector<std::byte>> read_file(const std::string& path, std::size_t max_bytes) {
     auto file = open_file(path, O_RDONLY);
     if (!file) return std::unexpected{file.error()};
     std::vector<std::byte> bytes;
@@ -39,6 +39,7 @@ SysResult<std::vector<std::byte>> read_file(const std::string& path) {
         if (got < 0) return sys_fail(errno);
         if (got == 0) break;
         used += static_cast<std::size_t>(got);
+        if (used > max_bytes) return sys_fail(EFBIG);
     }
     bytes.resize(used);
     return bytes;
