@@ -60,7 +60,7 @@ static int make_buckets(void) {
     while (bits < MAX_BUCKET_BITS && (text_length >> 5 >> bits) != 0) bits++;
     table.bucket_count = 1ULL << bits;
     table.buckets = allocate_pages((sizeof(void*) << bits) / HARENA_PAGE_SIZE);
-    return table.buckets ? WORD_INDEX_OK : WORD_INDEX_ARENA_FULL;
+    return table.buckets ? word_index_ok : word_index_arena_full;
 }
 
 // The lower-case letter or digit that `c` stands for in a word, or 0 if it separates words.
@@ -77,21 +77,21 @@ static int count_word(__u64 begin, __u64 length, __u32 hash) {
     __u64 i;
 
     for (w = *bucket; w; w = w->next) {
-        if (!can_loop) return WORD_INDEX_OUT_OF_TIME;
+        if (!can_loop) return word_index_out_of_time;
         if (w->hash != hash || w->length != length) continue;
         for (i = zero; i < length && (__u8)w->text[i] == word_character(text[begin + i]); i++)
-            if (!can_loop) return WORD_INDEX_OUT_OF_TIME;
+            if (!can_loop) return word_index_out_of_time;
         if (i == length) {
             w->count++;
-            return WORD_INDEX_OK;
+            return word_index_ok;
         }
     }
 
     w = allocate(sizeof(*w) + length);
-    if (!w) return WORD_INDEX_ARENA_FULL;
+    if (!w) return word_index_arena_full;
     w->text = (char __arena*)(w + 1);
     for (i = zero; i < length; i++) {
-        if (!can_loop) return WORD_INDEX_OUT_OF_TIME;
+        if (!can_loop) return word_index_out_of_time;
         w->text[i] = word_character(text[begin + i]);
     }
     w->count = 1;
@@ -100,7 +100,7 @@ static int count_word(__u64 begin, __u64 length, __u32 hash) {
     w->next = *bucket;
     *bucket = w;
     table.words++;
-    return WORD_INDEX_OK;
+    return word_index_ok;
 }
 
 SEC("syscall")
@@ -108,13 +108,13 @@ int count_words(void* ctx) {
     int status = make_buckets();
     __u64 at = zero;
 
-    while (status == WORD_INDEX_OK && at < text_length) {
+    while (status == word_index_ok && at < text_length) {
         __u64 begin = at;
         __u32 hash = 2166136261;  // FNV-1a
         __u32 c;
 
         while (at < text_length && (c = word_character(text[at])) != 0) {
-            if (!can_loop) return WORD_INDEX_OUT_OF_TIME;
+            if (!can_loop) return word_index_out_of_time;
             hash = (hash ^ c) * 16777619;
             at++;
         }
@@ -122,7 +122,7 @@ int count_words(void* ctx) {
             status = count_word(begin, at - begin, hash);
         else
             at++;
-        if (!can_loop) return WORD_INDEX_OUT_OF_TIME;
+        if (!can_loop) return word_index_out_of_time;
     }
     return status;
 }

@@ -24,7 +24,6 @@
 namespace {
 
 using harena::Arena;
-using harena::Error;
 using harena::fail;
 using harena::Result;
 using Clock = std::chrono::steady_clock;
@@ -105,7 +104,8 @@ Result<std::vector<const word*>> read_table(const Arena& arena, const word_table
         return arena.contains(begin) && bytes <= static_cast<std::uint64_t>(arena.data() + arena.size() - begin);
     };
     std::vector<const word*> words;
-    if (table.bucket_count > arena.size() || !holds(table.buckets, table.bucket_count * sizeof(word*)))
+    if (table.bucket_count > arena.size() ||
+        !holds(static_cast<const void*>(table.buckets), table.bucket_count * sizeof(word*)))
         return fail(EINVAL, "the program left a damaged table");
     for (std::uint64_t i = 0; i < table.bucket_count; ++i)
         for (const word* w = table.buckets[i]; w != nullptr; w = w->next) {
@@ -175,10 +175,10 @@ Result<void> run(const std::string& path, std::uint64_t budget_ms) {
     options.budget_ns = budget_ms * 1'000'000;
     options.measure_time = true;
     HARENA_TRY(const auto counted, count_words->run({}, options));
-    if (counted.return_value == WORD_INDEX_ARENA_FULL) return fail(ENOMEM, "{}: the words fill the whole arena", path);
-    if (counted.return_value == WORD_INDEX_OUT_OF_TIME)
+    if (counted.return_value == word_index_arena_full) return fail(ENOMEM, "{}: the words fill the whole arena", path);
+    if (counted.return_value == word_index_out_of_time)
         return fail(ETIMEDOUT, "{}: not counted to its end within {} ms; give more with --budget-ms", path, budget_ms);
-    if (counted.return_value != WORD_INDEX_OK)
+    if (counted.return_value != word_index_ok)
         return fail(EINVAL, "{}: count_words returned {}", path, counted.return_value);
     if (counted.fault_count != 0) return fail(EFAULT, "unexpected: {}", to_text(counted.faults.front()));
 

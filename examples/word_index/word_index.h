@@ -27,8 +27,8 @@ struct word_table {
 };
 
 /* What count_words returns. */
-enum word_index_status {
-    WORD_INDEX_OK = 0,
-    WORD_INDEX_ARENA_FULL = 1,
-    WORD_INDEX_OUT_OF_TIME = 2, /* can_loop ended a loop: the counts are not complete */
+enum WordIndexStatus {
+    word_index_ok = 0,
+    word_index_arena_full = 1,
+    word_index_out_of_time = 2, /* can_loop ended a loop: the counts are not complete */
 };

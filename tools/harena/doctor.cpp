@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tools/harena/doctor.hpp"
+
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <charconv>
+#include <cstdint>
+#include <limits>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "harena/arena/arena.hpp"
+#include "harena/base/os/file.hpp"
+#include "harena/base/os/memory.hpp"
+#include "harena/base/os/system_info.hpp"
+#include "harena/bpf/engine.hpp"
+#include "tools/harena/cc.hpp"
+#include "tools/harena/output.hpp"
+
+namespace harena::tool {
+
+namespace {
+
+/// The address that many kernel programs ask for in their map definition.
+constexpr std::uint64_t k_common_address = std::uint64_t{1} << 44;
+/// Linux's default of vm.max_map_count.
+constexpr std::uint64_t k_default_max_mappings = 65530;
+
+/// One thing that was looked at.
+struct Finding {
+    std::string key;   // in JSON
+    std::string name;  // for people
+    bool good = true;  // harena has all that it can use
+    std::string found = {};
+    std::string enable = {};  // what to do, if anything
+};
+
+/// The contents of a small file of /proc or /sys without the last newline; nothing if it cannot be read.
+std::optional<std::string> read_text(const std::string& path) {
+    const auto bytes = os::read_file(path);
+    if (!bytes) return std::nullopt;
+    std::string text{reinterpret_cast<const char*>(bytes->data()), bytes->size()};
+    if (text.ends_with('\n')) text.pop_back();
+    return text;
+}
+
+/// The number in the line "<key>:  <number> …" of a file of /proc.
+std::optional<std::uint64_t> number_of(std::string_view text, std::string_view key) {
+    const std::size_t at = text.find(key);
+    if (at == std::string_view::npos) return std::nullopt;
+    text.remove_prefix(std::min(text.size(), text.find_first_of("0123456789\n", at + key.size())));
+    std::uint64_t value = 0;
+    if (std::from_chars(text.data(), text.data() + text.size(), value).ec != std::errc{}) return std::nullopt;
+    return value;
+}
+
+Finding look_at_userfaultfd() {
+    Finding finding{.key = "userfaultfd", .name = "userfaultfd"};
+    const auto arena = Arena::create({.name = "doctor", .pages = PageCount{1}, .user_vm_start = {}});
+    if (!arena) {
+        finding.good = false;
+        finding.found = arena.error().message();
+        // Other errors say themselves what to do.
+        if (arena.error().code() == EPERM)
+            finding.enable = "allow the userfaultfd system call (a container's seccomp filter may forbid it)";
+        if (arena.error().code() == ENOSYS) finding.enable = "use Linux 5.14 or later, built with CONFIG_USERFAULTFD";
+        return finding;
+    }
+    *static_cast<volatile std::byte*>((*arena)->data()) = std::byte{1};
+    const auto statistics = (*arena)->statistics();
+    finding.good = statistics && statistics->host_faults == 1;
+    finding.found = finding.good ? "works, with SIGBUS in the faulting thread" : "a host fault was not seen";
+    return finding;
+}
+
+Finding look_at_common_address() {
+    Finding finding{.key = "address_1_44", .name = "address 1 << 44", .found = "free"};
+    const auto mapping = os::find_mapping(k_common_address, Window::k_bytes);
+    if (mapping) {
+        finding.good = false;
+        finding.found = fmt::format("taken by {}", *mapping);
+        finding.enable = "run objects that ask for it with --arena-address 0";
+    }
+    return finding;
+}
+
+Finding look_at_clang() {
+    const std::string clang = find_bpf_clang();
+    Finding finding{.key = "clang", .name = "clang for BPF", .good = !clang.empty(), .found = clang};
+    if (clang.empty()) {
+        finding.found = "none";
+        finding.enable = "install clang-19, or set HARENA_CLANG";
+    }
+    return finding;
+}
+
+Finding look_at_headers() {
+    Finding finding{.key = "bpf_headers", .name = "headers for BPF", .found = bpf_include_folder()};
+    const bool own = read_text(finding.found + "/harena/arena.h").has_value();
+    const bool libbpf = read_text("/usr/include/bpf/bpf_helpers.h").has_value();
+    finding.good = own && libbpf;
+    if (!own) finding.found += " (no harena/arena.h there)";
+    if (!libbpf) finding.found += ", no <bpf/bpf_helpers.h>";
+    if (!libbpf) finding.enable = "install libbpf-dev";
+    if (!own) finding.enable = "install harena's headers for BPF programs";
+    return finding;
+}
+
+Finding look_at_secret_memory() {
+    Finding finding{.key = "memfd_secret", .name = "memfd_secret", .found = "works"};
+    if (const auto made = os::try_memfd_secret(); !made) {
+        finding.good = false;
+        finding.found = os::describe(made.error());
+        finding.enable = "boot with secretmem.enable=1 (Linux 5.14 or later)";
+    }
+    return finding;
+}
+
+/// The value in brackets of "always [madvise] never".
+std::string chosen_in(const std::string& choices) {
+    const std::size_t begin = choices.find('[');
+    const std::size_t end = choices.find(']', begin == std::string::npos ? 0 : begin);
+    return begin == std::string::npos || end == std::string::npos ? choices
+                                                                  : choices.substr(begin + 1, end - begin - 1);
+}
+
+Finding look_at_huge_pages(std::string key, std::string name, const std::string& file) {
+    Finding finding{.key = std::move(key), .name = std::move(name), .found = "not known"};
+    const auto choices = read_text("/sys/kernel/mm/transparent_hugepage/" + file);
+    finding.good = choices.has_value();
+    if (choices) finding.found = chosen_in(*choices);
+    return finding;
+}
+
+Finding look_at_hugetlb() {
+    Finding finding{.key = "hugetlb", .name = "hugetlb pages", .found = "not known"};
+    const std::string memory = read_text("/proc/meminfo").value_or("");
+    const auto total = number_of(memory, "HugePages_Total:");
+    const auto free = number_of(memory, "HugePages_Free:");
+    finding.good = total.value_or(0) != 0;
+    if (total && free) finding.found = fmt::format("{} of {} free", *free, *total);
+    if (!finding.good) finding.enable = "sysctl vm.nr_hugepages=N, for arenas of 2 MiB pages";
+    return finding;
+}
+
+Finding look_at_kernel_bpf() {
+    Finding finding{.key = "kernel_bpf", .name = "arenas in the kernel", .found = "allowed"};
+    const auto made = os::try_kernel_arena();
+    if (made) return finding;
+    finding.good = false;
+    const bool refused = made.error().code == EPERM;
+    finding.found = refused ? "not allowed to this user" : os::describe(made.error());
+    finding.enable = refused ? "run as root or with CAP_BPF and CAP_PERFMON" : "use Linux 6.9 or later";
+    return finding;
+}
+
+Finding look_at_limit(std::string key, std::string name, int resource, bool of_bytes, std::uint64_t wanted,
+                      std::string_view enable) {
+    Finding finding{.key = std::move(key), .name = std::move(name), .found = "not known"};
+    const auto limit = os::getrlimit(resource);
+    if (!limit) return finding;
+    const bool unlimited = *limit == std::numeric_limits<std::uint64_t>::max();
+    finding.good = *limit >= wanted;
+    finding.found = unlimited ? "unlimited" : of_bytes ? human_bytes(*limit) : std::to_string(*limit);
+    if (!finding.good) finding.enable = enable;
+    return finding;
+}
+
+Finding look_at_mappings() {
+    Finding finding{.key = "mappings", .name = "mappings"};
+    const std::string maps = read_text("/proc/self/maps").value_or("");
+    const auto current = static_cast<std::uint64_t>(std::ranges::count(maps, '\n')) + 1;
+    const auto limit = number_of(read_text("/proc/sys/vm/max_map_count").value_or(""), "").value_or(0);
+    finding.good = limit >= k_default_max_mappings;
+    finding.found = fmt::format("{} of {}", current, limit);
+    if (!finding.good) finding.enable = fmt::format("sysctl vm.max_map_count={}", k_default_max_mappings);
+    return finding;
+}
+
+std::vector<Finding> look() {
+    constexpr std::uint64_t k_whole_arena = Window::k_bytes;
+    std::vector<Finding> findings;
+    findings.push_back({.key = "kernel", .name = "kernel", .found = "Linux " + os::kernel_release()});
+    findings.push_back(look_at_userfaultfd());
+    findings.push_back(look_at_common_address());
+    findings.push_back(look_at_clang());
+    findings.push_back(look_at_headers());
+    findings.push_back(look_at_kernel_bpf());
+    findings.push_back(look_at_secret_memory());
+    findings.push_back(look_at_huge_pages("transparent_hugepage", "huge pages", "enabled"));
+    findings.push_back(look_at_huge_pages("shmem_hugepage", "huge pages, shmem", "shmem_enabled"));
+    findings.push_back(look_at_hugetlb());
+    findings.push_back(look_at_mappings());
+    findings.push_back(look_at_limit("rlimit_fsize", "RLIMIT_FSIZE", RLIMIT_FSIZE, true, 2 * k_whole_arena,
+                                     "ulimit -f unlimited, for arenas of any size"));
+    findings.push_back(look_at_limit("rlimit_as", "RLIMIT_AS", RLIMIT_AS, true, 16 * k_whole_arena,
+                                     "ulimit -v unlimited: an arena takes 4 GiB of address space"));
+    findings.push_back(look_at_limit("rlimit_memlock", "RLIMIT_MEMLOCK", RLIMIT_MEMLOCK, true, 0, ""));
+    findings.push_back(look_at_limit("rlimit_nofile", "RLIMIT_NOFILE", RLIMIT_NOFILE, false, 256, "ulimit -n 1024"));
+    return findings;
+}
+
+/// What harena does with what there is.
+struct Use {
+    std::string key;
+    std::string name;
+    std::string what;
+};
+
+std::vector<Use> uses_of(const std::vector<Finding>& findings) {
+    const auto find = [&](std::string_view key) -> const Finding& {
+        return *std::ranges::find(findings, key, &Finding::key);
+    };
+    return {
+        {"arenas", "arenas", find("userfaultfd").good ? "absent pages by userfaultfd, in units of 4 KiB" : "none"},
+        {"engine", "programs", fmt::format("{} engine", bpf::Engine::process().name())},
+        {"compiler", "BPF C", find("clang").good ? find("clang").found : "objects only"},
+    };
+}
+
+void print_text(const std::vector<Finding>& findings, const std::vector<Use>& uses) {
+    constexpr std::size_t k_width = 22;
+    for (const Finding& finding : findings)
+        fmt::print("{} {:<{}}{}\n", finding.good ? ' ' : '!', finding.name, k_width, escaped(finding.found));
+    fmt::print("\nharena uses\n");
+    for (const Use& use : uses) fmt::print("  {:<{}}{}\n", use.name, k_width, escaped(use.what));
+    if (std::ranges::all_of(findings, [](const Finding& finding) { return finding.enable.empty(); })) return;
+    fmt::print("\nto get more\n");
+    for (const Finding& finding : findings)
+        if (!finding.enable.empty()) fmt::print("  {:<{}}{}\n", finding.name, k_width, escaped(finding.enable));
+}
+
+Json to_json(const std::vector<Finding>& findings, const std::vector<Use>& uses) {
+    Json json{{"findings", Json::object()}, {"uses", Json::object()}};
+    for (const Finding& finding : findings)
+        json["findings"][finding.key] = {{"good", finding.good}, {"found", finding.found}, {"enable", finding.enable}};
+    for (const Use& use : uses) json["uses"][use.key] = use.what;
+    return json;
+}
+
+}  // namespace
+
+int run_doctor(bool json) {
+    const std::vector<Finding> findings = look();
+    const std::vector<Use> uses = uses_of(findings);
+    if (json)
+        print_json(to_json(findings, uses));
+    else
+        print_text(findings, uses);
+    return k_ran;
+}
+
+}  // namespace harena::tool
