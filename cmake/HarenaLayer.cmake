@@ -51,7 +51,7 @@ function(harena_layer)
         install(DIRECTORY "${CMAKE_CURRENT_SOURCE_DIR}/"
             DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}/harena/${arg_NAME}"
             FILES_MATCHING PATTERN "*.hpp" PATTERN "*.h"
-            PATTERN "*_test*" EXCLUDE PATTERN "*_bench*" EXCLUDE)
+            PATTERN "testdata" EXCLUDE PATTERN "test_*" EXCLUDE PATTERN "*_test*" EXCLUDE PATTERN "*_bench*" EXCLUDE)
     endif()
 
     if(arg_TESTS AND HARENA_BUILD_TESTS)

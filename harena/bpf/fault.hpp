@@ -18,8 +18,10 @@ struct Fault {
     Access access = Access::read;  // a read-modify-write is a write
     /// High half of `user_vm_start` plus the pointer's low half plus the instruction's offset, not wrapped.
     UserAddress address;
-    /// Where: index in the object's instructions; `place` has it in words, with file, line and source text if known.
+    /// Where: the function, and the instruction counted from its first one, as `harena dump` counts.
+    std::string function;
     std::uint32_t insn = 0;
+    /// The same in words, with file, line and source text if known.
     std::string place;
 };
 

@@ -39,7 +39,7 @@ Interpreter::Outcome Interpreter::run(const Function& function, std::span<std::b
     } catch (const std::bad_alloc&) {
         r0 = fail(ENOMEM, "{}: no memory to go on", place());
     }
-    return {.r0 = std::move(r0), .fault_count = fault_count_, .faults = take_faults()};
+    return {.r0 = std::move(r0), .fault_count = fault_count_, .faults = take_faults(), .out_of_time = out_of_time_};
 }
 
 std::uint64_t Interpreter::execute() {
@@ -115,6 +115,7 @@ void Interpreter::jump(Insn insn) {
     if (insn.code == k_code_may_goto) {
         safepoint();
         taken = may_goto_exits();
+        out_of_time_ |= taken;
     } else if (jmp_op(insn) != JmpOp::ja) {
         taken = condition(insn);
     }

@@ -33,6 +33,7 @@ public:
         Result<std::uint64_t> r0;
         std::uint64_t fault_count;
         std::vector<Fault> faults;
+        bool out_of_time;
     };
 
     Interpreter(std::shared_ptr<const Image> image, const RunControl& control, const RunOptions& options);
@@ -117,6 +118,7 @@ private:
     Stack stack_;
     Value context_;
     unsigned tail_calls_ = 0;
+    bool out_of_time_ = false;
     std::vector<std::shared_ptr<const Image>> entered_images_;  // by tail calls
     std::vector<std::unique_ptr<std::byte[]>> key_buffers_;     // by depth
     std::uint64_t fault_count_ = 0;

@@ -63,9 +63,15 @@ void Interpreter::record_fault(Fault::Access access, const Value& pointer, std::
 std::vector<Fault> Interpreter::take_faults() const {
     std::vector<Fault> faults;
     faults.reserve(faults_.size());
-    for (const RecordedFault& fault : faults_)
-        faults.push_back({.access = fault.access, .address = UserAddress{fault.address}, .insn = fault.insn,
-                          .place = fault.image->file->describe_place(fault.insn)});
+    for (const RecordedFault& fault : faults_) {
+        const ObjectFile& file = *fault.image->file;
+        const Function& function = *file.function_at(fault.insn);
+        faults.push_back({.access = fault.access,
+                          .address = UserAddress{fault.address},
+                          .function = function.name,
+                          .insn = fault.insn - function.begin,
+                          .place = file.describe_place(fault.insn)});
+    }
     return faults;
 }
 

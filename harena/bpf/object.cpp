@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <ranges>
 #include <utility>
 
 #include "harena/base/page_math.hpp"
@@ -26,7 +27,7 @@ Result<std::shared_ptr<std::byte>> copy_of(const DataSection& section) {
 }
 
 template <typename Range, typename Name>
-std::string list(const Range& range, Name&& name) {
+std::string list(Range&& range, Name&& name) {
     std::string names;
     for (const auto& element : range) names += fmt::format("{}{}", names.empty() ? "" : ", ", name(element));
     return names.empty() ? "none" : names;
@@ -75,7 +76,8 @@ Result<Object> Object::make(ObjectFile file, const OpenOptions& options) {
     for (const std::string& name : options.also_load) {
         const Function* const function = file.find_function(name);
         if (function == nullptr || !function->is_program)
-            return fail(ENOENT, "{}: no program '{}' to load", file.name, name);
+            return fail(ENOENT, "{}: no program '{}' to load; there is: {}", file.name, name,
+                        list(std::views::filter(file.functions, &Function::is_program), [](const Function& f) { return f.name; }));
     }
     if (arena != nullptr && options.arena_address) arena->map_extra = *options.arena_address;
     if (arena != nullptr && options.arena_pages) {

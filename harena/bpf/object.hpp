@@ -22,11 +22,11 @@ namespace harena::bpf {
 
 struct OpenOptions {
     /// Overrides the arena's `map_extra` (`user_vm_start`); 0 lets the library choose.
-    std::optional<std::uint64_t> arena_address;
+    std::optional<std::uint64_t> arena_address = std::nullopt;
     /// Overrides the arena's `max_entries`, in pages.
-    std::optional<PageCount> arena_pages;
+    std::optional<PageCount> arena_pages = std::nullopt;
     /// Programs of `SEC("?…")` to load all the same, by name.
-    std::vector<std::string> also_load;
+    std::vector<std::string> also_load = {};
 };
 
 /// A BPF object: opened from a file, inspected, its globals set; then loaded into an engine, and its programs run.

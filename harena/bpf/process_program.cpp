@@ -31,7 +31,8 @@ Result<RunResult> ProcessProgram::run(std::span<std::byte> context, const RunOpt
     return RunResult{.return_value = static_cast<std::uint32_t>(*outcome.r0),
                      .fault_count = outcome.fault_count,
                      .faults = std::move(outcome.faults),
-                     .duration_ns = end_ns - begin_ns};
+                     .duration_ns = end_ns - begin_ns,
+                     .out_of_time = outcome.out_of_time};
 } catch (const std::bad_alloc&) {
     return fail(ENOMEM, "no memory to run program '{}'", name());
 }

@@ -21,7 +21,7 @@ struct RunOptions {
     std::uint64_t grace_ns = 10'000'000;
     /// The same in instructions, exact: `may_goto` takes its exit after `max_instructions`, and after as many again the
     /// next back edge or call ends the run with ETIMEDOUT. Not in the kernel engine.
-    std::optional<std::uint64_t> max_instructions;
+    std::optional<std::uint64_t> max_instructions = std::nullopt;
     /// Fill in `RunResult::duration_ns` (two clock reads).
     bool measure_time = false;
 };
@@ -33,6 +33,9 @@ struct RunResult {
     std::uint64_t fault_count = 0;
     std::vector<Fault> faults;
     std::uint64_t duration_ns = 0;
+    /// A `may_goto` took its exit because the budget was used up: the program may have given half a result. Not known in the
+    /// kernel engine (false).
+    bool out_of_time = false;
 };
 
 /// A loaded program, ready to run. Belongs to its `Object`. All functions are thread-safe.

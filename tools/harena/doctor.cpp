@@ -70,7 +70,7 @@ Finding look_at_userfaultfd() {
         // Other errors say themselves what to do.
         if (arena.error().code() == EPERM)
             finding.enable = "allow the userfaultfd system call (a container's seccomp filter may forbid it)";
-        if (arena.error().code() == ENOSYS) finding.enable = "use Linux 5.14 or later, built with CONFIG_USERFAULTFD";
+        if (arena.error().code() == ENOSYS) finding.enable = "use Linux 5.11 or later, built with CONFIG_USERFAULTFD";
         return finding;
     }
     *static_cast<volatile std::byte*>((*arena)->data()) = std::byte{1};

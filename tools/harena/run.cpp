@@ -106,12 +106,11 @@ std::string hex(std::span<const std::byte> bytes) {
     return text;
 }
 
-Json to_json(const bpf::ObjectFile& file, const bpf::Fault& fault) {
-    const bpf::Function* const function = file.function_at(fault.insn);
+Json to_json(const bpf::Fault& fault) {
     return {{"access", fault.access == bpf::Fault::Access::read ? "read" : "write"},
             {"address", fmt::format("0x{:x}", fault.address.value())},
-            {"function", function == nullptr ? "" : function->name},
-            {"instruction", function == nullptr ? fault.insn : fault.insn - function->begin},
+            {"function", fault.function},
+            {"instruction", fault.insn},
             {"place", fault.place}};
 }
 
@@ -123,9 +122,10 @@ Json to_json(const RunCommand& command, const Ready& ready, const Result<bpf::Ru
     if (result) {
         json["return_value"] = result->return_value;
         json["duration_ns"] = result->duration_ns;
+        json["out_of_time"] = result->out_of_time;
         json["fault_count"] = result->fault_count;
         json["faults"] = Json::array();
-        for (const bpf::Fault& fault : result->faults) json["faults"].push_back(to_json(ready.object.file(), fault));
+        for (const bpf::Fault& fault : result->faults) json["faults"].push_back(to_json(fault));
     } else {
         json["error"] = {{"code", result.error().code()}, {"message", result.error().message()}};
     }
@@ -146,7 +146,8 @@ void print_fault(const bpf::Fault& fault) {
 void print_text(const RunCommand& command, const Ready& ready, const bpf::RunResult& result) {
     fmt::print("program   {} ({})\n", escaped(ready.program->name()), bpf::name_of(ready.program->type()));
     fmt::print("returned  {}\n", result.return_value);
-    fmt::print("time      {:.3f} ms\n", static_cast<double>(result.duration_ns) / 1e6);
+    fmt::print("time      {:.3f} ms{}\n", static_cast<double>(result.duration_ns) / 1e6,
+               result.out_of_time ? ": over the budget, loops were ended (--budget-ms gives more)" : "");
     if (!command.context_file.empty()) {
         const std::span<const std::byte> bytes{ready.context};
         const auto shown = bytes.first(std::min(bytes.size(), k_context_bytes_shown));
