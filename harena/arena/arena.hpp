@@ -1,22 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "harena/arena/fault_handler.hpp"
-#include "harena/arena/free_ranges.hpp"
-#include "harena/arena/presence.hpp"
-#include "harena/arena/window.hpp"
-#include "harena/base/fork.hpp"
-#include "harena/base/result.hpp"
-#include "harena/base/types.hpp"
-
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <expected>
-#include <memory>
-#include <mutex>
-#include <optional>
 #include <string>
+
+#include "harena/base/page_math.hpp"
+#include "harena/base/result.hpp"
+#include "harena/base/types.hpp"
 
 namespace harena {
 
@@ -50,107 +41,67 @@ struct ArenaStatistics {
     std::uint64_t program_faults = 0;  ///< accesses of programs to absent pages
 };
 
-/// Sparse memory of up to 4 GiB that BPF programs and the host use with the same pointers (kernel: bpf_arena).
+/// Sparse memory of up to 4 GiB that BPF programs and the host use with the same pointers (Linux: bpf_arena): of this process
+/// (`ProcessArena`) or of the kernel, for the host the same.
 ///
 /// The host reads and writes `[data(), data() + size)` with plain pointers; a touch of an absent page gives a zeroed page.
 /// System calls do not: `populate` what they are given first. Exactness of presence, fork and signals: docs/arena.md.
-/// All functions are thread-safe; in a child after fork all return EOWNERDEAD.
+/// All functions are thread-safe; in a child after fork all that can fail return EOWNERDEAD.
 class Arena {
 public:
-    static constexpr PageCount k_max_pages{Window::k_bytes / k_page_size};
+    static constexpr PageCount k_max_pages{4 * k_gib / k_page_size};
 
-    /// Errors: EINVAL (0 pages, unaligned address), E2BIG (more than 4 GiB), ERANGE (crosses a 4 GiB boundary), EEXIST
-    /// (another mapping is there: named), ENOMEM, EFBIG (RLIMIT_FSIZE), ENOSYS or EPERM (no userfaultfd).
-    [[nodiscard]] static Result<std::shared_ptr<Arena>> create(const ArenaOptions& options);
     Arena(const Arena&) = delete;
     Arena& operator=(const Arena&) = delete;
     /// Gives the memory and the address space back. No thread may touch the arena any more.
-    ~Arena();
+    virtual ~Arena() = default;
 
     [[nodiscard]] const std::string& name() const noexcept { return options_.name; }
     /// The first byte; its value as a number is `user_vm_start()`.
-    [[nodiscard]] std::byte* data() const noexcept { return presence_->address(); }
+    [[nodiscard]] std::byte* data() const noexcept { return data_; }
     /// In bytes.
     [[nodiscard]] std::uint64_t size() const noexcept { return harena::bytes_of(options_.pages); }
     [[nodiscard]] PageCount pages() const noexcept { return options_.pages; }
-    [[nodiscard]] UserAddress user_vm_start() const noexcept { return UserAddress{reinterpret_cast<std::uint64_t>(data())}; }
+    [[nodiscard]] UserAddress user_vm_start() const noexcept { return UserAddress{reinterpret_cast<std::uint64_t>(data_)}; }
+    [[nodiscard]] bool segv_on_fault() const noexcept { return options_.segv_on_fault; }
     [[nodiscard]] bool no_user_conv() const noexcept { return options_.no_user_conv; }
-    /// The byte behind user pointer 0: `window() + (u32)pointer` is what a program reaches.
-    [[nodiscard]] std::byte* window() const noexcept { return window_.base(); }
     [[nodiscard]] bool contains(const void* address) const noexcept {
-        return presence_->holds(reinterpret_cast<std::uintptr_t>(address));
+        return reinterpret_cast<std::uint64_t>(address) - user_vm_start().value() < size();
     }
 
     /// Allocates `count` adjoining zeroed pages and returns the first one's address: where asked, or the start of the
     /// smallest sufficient free range. Errors: EINVAL (0 pages, unaligned address, node not online), E2BIG (more than the
     /// arena has), ERANGE (outside the arena), EBUSY (a page of the range is in use or reserved), ENOMEM.
-    [[nodiscard]] Result<void*> alloc_pages(PageCount count, const AllocOptions& options = {});
+    [[nodiscard]] virtual Result<void*> alloc_pages(PageCount count, const AllocOptions& options = {}) = 0;
 
     /// Frees pages, allocated or reserved; they read as zero when they are allocated again. All or nothing.
-    /// Errors: EINVAL (null, unaligned, 0 pages, a page that is free already: named), ERANGE (outside the arena), ENOMEM or
-    /// another of fallocate (the kernel would not take the memory of some pages back: those stay allocated).
-    Result<void> free_pages(void* address, PageCount count);
+    /// Errors: EINVAL (null, unaligned, 0 pages, a page that is free already: named), ERANGE (outside the arena).
+    virtual Result<void> free_pages(void* address, PageCount count) = 0;
 
     /// Keeps free pages out of allocation until they are freed.
     /// Errors: EINVAL (unaligned, 0 pages), ERANGE (outside the arena), EBUSY (a page is in use or reserved).
-    Result<void> reserve_pages(void* address, PageCount count);
+    virtual Result<void> reserve_pages(void* address, PageCount count) = 0;
 
     /// Makes every page that holds a byte of [address, address + bytes) present, as a touch would: for system calls, and
     /// for threads that block SIGBUS. Errors: ERANGE (outside the arena), EFAULT (`segv_on_fault`), ENOMEM.
-    Result<void> populate(const void* address, std::uint64_t bytes);
+    virtual Result<void> populate(const void* address, std::uint64_t bytes) = 0;
 
     /// EOWNERDEAD in a child after fork.
-    [[nodiscard]] Result<ArenaStatistics> statistics();
+    [[nodiscard]] virtual Result<ArenaStatistics> statistics() = 0;
 
-    /// Called by engines for each faulting access of a program. Async-signal-safe.
-    void count_program_fault() noexcept { program_faults_.fetch_add(1, std::memory_order_relaxed); }
+protected:
+    explicit Arena(const ArenaOptions& options) : options_{options} {}
 
-    /// The calls as a program makes them, with exactly the results of Linux's kfuncs of these names, quirks included.
-    [[nodiscard]] std::uint64_t kfunc_alloc_pages(std::uint64_t address, std::uint32_t count, std::int32_t node,
-                                                  std::uint64_t flags);
-    void kfunc_free_pages(std::uint64_t address, std::uint32_t count);
-    [[nodiscard]] std::int32_t kfunc_reserve_pages(std::uint64_t address, std::uint32_t count);
+    /// Where it was mapped: once, before anybody else sees the object.
+    void set_data(std::byte* data) noexcept { data_ = data; }
+    /// The pages [address, address + count), or EINVAL (0 pages, unaligned) or ERANGE (not inside).
+    [[nodiscard]] Result<PageRange> checked_range(const void* address, PageCount count) const;
+    [[nodiscard]] void* address_of(PageIndex page) const noexcept { return data_ + byte_offset(page); }
+    [[nodiscard]] const ArenaOptions& options() const noexcept { return options_; }
 
 private:
-    /// An errno value where no message is made: the programs' path.
-    template <typename T>
-    using Outcome = std::expected<T, int>;
-
-    Arena(const ArenaOptions& options, Window window) noexcept : options_{options}, window_{std::move(window)} {}
-
-    [[nodiscard]] Outcome<PageIndex> allocate(std::optional<PageIndex> at, PageCount count);
-    [[nodiscard]] Outcome<PageRange> claim_free(std::optional<PageIndex> at, PageCount count);
-    /// Frees what is used or reserved in `range`, in batches. An error: some of it stays allocated.
-    Outcome<void> release(PageRange range);
-    Outcome<void> release_run(PageRange freeing);
-    /// Makes pages that this thread moved to `populating` or `freeing`, and that have no memory, absent and free.
-    void give_back(PageRange range);
-    [[nodiscard]] Outcome<void> reserve(PageRange range);
-
-    void refresh_hints();
-    void rebuild_hints();
-    void drain_touched() noexcept;
-    void give_hint(PageRange range) noexcept;
-    void take_hint(PageRange range) noexcept;
-    void forget_hints() noexcept;
-
-    [[nodiscard]] Result<PageRange> checked_range(const void* address, PageCount count) const;
-    /// The page of the low 32 bits of a program's pointer; far out of range if it is below the arena.
-    [[nodiscard]] PageIndex page_of_low_bits(std::uint64_t address) const noexcept;
-    [[nodiscard]] void* address_of(PageIndex page) const noexcept { return data() + byte_offset(page); }
-
     ArenaOptions options_;
-    Window window_;
-    std::unique_ptr<Presence> presence_;
-    std::optional<fault_handler::Regions::Handle> region_;
-    ForkGuard fork_guard_;
-    std::atomic<std::uint64_t> program_faults_{0};
-
-    std::mutex mutex_;  // protects the hints; never held at a system call or while an arena page is touched
-    // Invariant, under the mutex: every absent page is in `free_` unless `hints_stale_`, or is on its way there from
-    // `release_run`. A page in `free_` may be no longer absent: the host touched it and it is not drained yet.
-    FreeRanges free_;
-    bool hints_stale_ = true;
+    std::byte* data_ = nullptr;
 };
 
 }  // namespace harena

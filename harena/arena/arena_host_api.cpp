@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The host's calls: every misuse is an error that names it.
-#include "harena/arena/arena.hpp"
+#include "harena/arena/process_arena.hpp"
 #include "harena/base/os/memory.hpp"
 
 #include <cerrno>
@@ -20,7 +20,7 @@ Result<PageRange> Arena::checked_range(const void* address, PageCount count) con
     return PageRange::of(PageIndex{first}, count);
 }
 
-Result<void*> Arena::alloc_pages(PageCount count, const AllocOptions& options) {
+Result<void*> ProcessArena::alloc_pages(PageCount count, const AllocOptions& options) {
     HARENA_CHECK_OK(fork_guard_.check("the arena"));
     if (count == PageCount{0}) return fail(EINVAL, "cannot allocate 0 pages");
     if (count > pages())
@@ -39,8 +39,9 @@ Result<void*> Arena::alloc_pages(PageCount count, const AllocOptions& options) {
     return fail(ENOMEM, "arena '{}' has no {} adjoining free pages, or the machine has no memory for them", name(), count.value());
 }
 
-Result<void> Arena::free_pages(void* address, PageCount count) {
+Result<void> ProcessArena::free_pages(void* address, PageCount count) {
     HARENA_CHECK_OK(fork_guard_.check("the arena"));
+    if (address == nullptr) return fail(EINVAL, "cannot free pages at null");
     HARENA_TRY(const PageRange range, checked_range(address, count));
     for (PageIndex page = range.begin; page < range.end; page = page + PageCount{1}) {
         const PageState state = presence_->states().load(page);
@@ -52,7 +53,7 @@ Result<void> Arena::free_pages(void* address, PageCount count) {
     return {};
 }
 
-Result<void> Arena::reserve_pages(void* address, PageCount count) {
+Result<void> ProcessArena::reserve_pages(void* address, PageCount count) {
     HARENA_CHECK_OK(fork_guard_.check("the arena"));
     HARENA_TRY(const PageRange range, checked_range(address, count));
     const auto reserved = reserve(range);
@@ -61,7 +62,7 @@ Result<void> Arena::reserve_pages(void* address, PageCount count) {
     return fail(reserved.error(), "no memory to keep the arena's free ranges");
 }
 
-Result<void> Arena::populate(const void* address, std::uint64_t bytes) {
+Result<void> ProcessArena::populate(const void* address, std::uint64_t bytes) {
     HARENA_CHECK_OK(fork_guard_.check("the arena"));
     const auto at = reinterpret_cast<std::uintptr_t>(address);
     const std::uint64_t offset = at - user_vm_start().value();
@@ -72,7 +73,7 @@ Result<void> Arena::populate(const void* address, std::uint64_t bytes) {
         const PageIndex page{o / k_page_size};
         while (presence_->states().load(page) != PageState::used) {
             const FaultAnswer answer = presence_->host_fault(user_vm_start().value() + o, false);
-            if (answer == FaultAnswer::refuse && options_.segv_on_fault)
+            if (answer == FaultAnswer::refuse && segv_on_fault())
                 return fail(EFAULT, "the page at {} is absent and the arena was made with segv_on_fault", address_of(page));
             if (answer == FaultAnswer::refuse) return fail(ENOMEM, "no memory for the page at {}", address_of(page));
             if (presence_->states().load(page) == PageState::reserved) break;  // populated, and still reserved

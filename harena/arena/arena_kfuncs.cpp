@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The programs' calls. Source of the results: Linux 7.3, kernel/bpf/arena.c, as written down in the contract.
-#include "harena/arena/arena.hpp"
+#include "harena/arena/process_arena.hpp"
 #include "harena/base/os/memory.hpp"
 
 #include <algorithm>
@@ -9,14 +9,14 @@
 
 namespace harena {
 
-PageIndex Arena::page_of_low_bits(std::uint64_t address) const noexcept {
+PageIndex ProcessArena::page_of_low_bits(std::uint64_t address) const noexcept {
     // 32-bit arithmetic: a pointer below the arena wraps to a page beyond any arena that starts above it.
     const auto low = static_cast<std::uint32_t>(address);
     const auto start = static_cast<std::uint32_t>(user_vm_start().value());
     return PageIndex{low >= start ? (low - start) / k_page_size : k_max_pages.value()};
 }
 
-std::uint64_t Arena::kfunc_alloc_pages(std::uint64_t address, std::uint32_t count, std::int32_t node, std::uint64_t flags) {
+std::uint64_t ProcessArena::kfunc_alloc_pages(std::uint64_t address, std::uint32_t count, std::int32_t node, std::uint64_t flags) {
     if (fork_guard_.owner_dead() || flags != 0 || count == 0 || count > pages().value()) return 0;
     if (node != -1 && !os::numa_node_online(node)) return 0;
     std::optional<PageIndex> at;
@@ -29,7 +29,7 @@ std::uint64_t Arena::kfunc_alloc_pages(std::uint64_t address, std::uint32_t coun
     return allocated ? reinterpret_cast<std::uint64_t>(address_of(*allocated)) : 0;
 }
 
-void Arena::kfunc_free_pages(std::uint64_t address, std::uint32_t count) {
+void ProcessArena::kfunc_free_pages(std::uint64_t address, std::uint32_t count) {
     if (fork_guard_.owner_dead() || address == 0 || count == 0) return;
     const PageIndex begin = page_of_low_bits(align_down(address, k_page_size));
     if (begin.value() >= pages().value()) return;
@@ -37,7 +37,7 @@ void Arena::kfunc_free_pages(std::uint64_t address, std::uint32_t count) {
     (void)release(PageRange::of(begin, PageCount{clipped}));
 }
 
-std::int32_t Arena::kfunc_reserve_pages(std::uint64_t address, std::uint32_t count) {
+std::int32_t ProcessArena::kfunc_reserve_pages(std::uint64_t address, std::uint32_t count) {
     if (fork_guard_.owner_dead()) return -EOWNERDEAD;
     if (count == 0 || !is_aligned(address, k_page_size)) return 0;
     const PageIndex begin = page_of_low_bits(address);

@@ -130,6 +130,7 @@ TEST_F(NoFault, atomics_of_two_threads_lose_nothing) {
     constexpr std::uint64_t k_rounds = 20'000;
     std::memset(memory_.data(), 0, memory_.size());
     std::vector<std::thread> threads;
+    threads.reserve(2);
     for (std::uint64_t thread = 0; thread < 2; ++thread)
         threads.emplace_back([&, thread] {
             for (std::uint64_t i = 0; i < k_rounds; ++i) {

@@ -84,9 +84,9 @@ Result<void> Presence::map(const Options& options) {
     const auto states = os::mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_SHARED, file_.get(), bytes);
     if (!states) return os::fail_with(states.error(), "cannot map the arena's page states");
     state_memory_ = static_cast<std::byte*>(*states);
+    states_ = PageStates{reinterpret_cast<std::atomic<std::uint8_t>*>(state_memory_), options.pages};
     if (const auto advised = os::madvise(state_memory_, length, MADV_DONTFORK); !advised)
         return os::fail_with(advised.error(), "cannot keep the arena's page states from being inherited over fork");
-    states_ = PageStates{reinterpret_cast<std::atomic<std::uint8_t>*>(state_memory_), options.pages};
     return {};
 }
 
@@ -149,18 +149,29 @@ os::SysResult<bool> Presence::zero_page(PageIndex page) noexcept {
     }
 }
 
-FaultAnswer Presence::fill_by_touch(PageIndex page, PageState from, PageState to) noexcept {
-    if (!states_.try_change(page, from, PageState::populating)) return FaultAnswer::retry;
-    if (from == PageState::absent) touched_.insert(page.value());
+FaultAnswer Presence::fill_absent(PageIndex page) noexcept {
+    if (!states_.try_change(page, PageState::absent, PageState::populating)) return FaultAnswer::retry;
+    touched_.insert(page.value());
     const auto filled = zero_page(page);
-    states_.store(page, filled ? to : from);
+    states_.store(page, filled ? PageState::used : PageState::absent);
     if (!filled) {
         // Who drained in between has taken the page for a used one.
-        if (from == PageState::absent) hints_stale_.store(true, std::memory_order_release);
+        hints_stale_.store(true, std::memory_order_release);
         return FaultAnswer::refuse;
     }
     host_faults_.fetch_add(1, std::memory_order_relaxed);
     return *filled ? FaultAnswer::progress : FaultAnswer::retry;
+}
+
+// Puts memory behind a page that keeps its state, so that no free passes it by meanwhile. If one came between, its punch may
+// have come before our memory: nullopt, look again, and the page's next step (absent to used) takes that memory over.
+std::optional<FaultAnswer> Presence::fill_in_place(PageIndex page, PageState state) noexcept {
+    const auto filled = zero_page(page);
+    if (!filled) return FaultAnswer::refuse;
+    if (states_.load(page) != state) return std::nullopt;
+    if (!*filled) return FaultAnswer::retry;
+    host_faults_.fetch_add(1, std::memory_order_relaxed);
+    return FaultAnswer::progress;
 }
 
 FaultAnswer Presence::help_populating(PageIndex page) noexcept {
@@ -173,12 +184,16 @@ FaultAnswer Presence::host_fault(std::uintptr_t address, bool insist) noexcept {
     const PageIndex page{(address - reinterpret_cast<std::uintptr_t>(address_)) / k_page_size};
     for (int turn = 0; turn < k_yields + k_naps; ++turn) {
         switch (states_.load(page)) {
-            case PageState::absent: return fill_by_touch(page, PageState::absent, PageState::used);
-            case PageState::reserved: return fill_by_touch(page, PageState::reserved, PageState::reserved);
+            case PageState::absent: return fill_absent(page);
+            case PageState::reserved:
+                if (const auto answer = fill_in_place(page, PageState::reserved)) return *answer;
+                break;
             case PageState::used:
                 // Populated between the fault and now, mostly. If the fault persists the memory is gone though the page
                 // is used (MADV_REMOVE by the host): put a page there.
-                return insist ? fill_by_touch(page, PageState::used, PageState::used) : FaultAnswer::retry;
+                if (!insist) return FaultAnswer::retry;
+                if (const auto answer = fill_in_place(page, PageState::used)) return *answer;
+                break;
             case PageState::populating:
                 if (turn >= k_yields) return help_populating(page);
                 break;

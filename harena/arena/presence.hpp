@@ -10,6 +10,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <optional>
 
 namespace harena {
 
@@ -78,7 +79,8 @@ private:
 
     [[nodiscard]] Result<void> make_file(const Options& options);
     [[nodiscard]] Result<void> map(const Options& options);
-    FaultAnswer fill_by_touch(PageIndex page, PageState from, PageState to) noexcept;
+    FaultAnswer fill_absent(PageIndex page) noexcept;
+    std::optional<FaultAnswer> fill_in_place(PageIndex page, PageState state) noexcept;
     FaultAnswer help_populating(PageIndex page) noexcept;
     os::SysResult<bool> zero_page(PageIndex page) noexcept;
 

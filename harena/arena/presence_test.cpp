@@ -242,6 +242,7 @@ TEST_F(PresenceTest, segv_on_fault_refuses_every_touch) {
 TEST_F(PresenceTest, one_of_many_touches_makes_the_page) {
     std::atomic<unsigned> ready{0};
     std::vector<std::thread> threads;
+    threads.reserve(4);
     for (int i = 0; i < 4; ++i)
         threads.emplace_back([&] {
             ready.fetch_add(1);

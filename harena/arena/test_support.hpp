@@ -12,7 +12,7 @@
 
 #include <gtest/gtest.h>
 
-#include "harena/arena/arena.hpp"
+#include "harena/arena/process_arena.hpp"
 #include "harena/base/os/file.hpp"
 
 /// What the tests of this layer share.
@@ -21,25 +21,29 @@ namespace harena::test {
 // Each sanitizer takes other parts of the address space for itself.
 #if defined(__SANITIZE_ADDRESS__)
 inline constexpr bool k_sanitized = true;
+inline constexpr bool k_thread_sanitizer = false;
 inline constexpr std::uint64_t k_free_address = std::uint64_t{1} << 45;
 #elif defined(__SANITIZE_THREAD__)
 inline constexpr bool k_sanitized = true;
-inline constexpr std::uint64_t k_free_address = 0x5500'0000'0000;
+inline constexpr bool k_thread_sanitizer = true;  // runs all handlers with all signals blocked
+// Not 0x550000000000, where the application's part begins: the guard below the window would be outside of it.
+inline constexpr std::uint64_t k_free_address = 0x5502'0000'0000;
 #else
 inline constexpr bool k_sanitized = false;
+inline constexpr bool k_thread_sanitizer = false;
 inline constexpr std::uint64_t k_free_address = std::uint64_t{1} << 44;
 #endif
 
 /// The arena, or a failed test and null.
-inline std::shared_ptr<Arena> make_arena(const ArenaOptions& options) {
-    auto arena = Arena::create(options);
+inline std::shared_ptr<ProcessArena> make_arena(const ArenaOptions& options) {
+    auto arena = ProcessArena::create(options);
     if (arena) return std::move(*arena);
     ADD_FAILURE() << arena.error().message();
     return nullptr;
 }
-inline std::shared_ptr<Arena> make_arena(std::uint64_t pages) { return make_arena({.pages = PageCount{pages}}); }
+inline std::shared_ptr<ProcessArena> make_arena(std::uint64_t pages) { return make_arena({.pages = PageCount{pages}}); }
 
-inline std::byte* page_at(const Arena& arena, std::uint64_t page) { return arena.data() + page * k_page_size; }
+inline std::byte* page_at(const ProcessArena& arena, std::uint64_t page) { return arena.data() + page * k_page_size; }
 inline std::uint64_t number(const void* pointer) { return reinterpret_cast<std::uint64_t>(pointer); }
 
 /// One byte of memory that the compiler must not reason about.
@@ -50,13 +54,13 @@ inline bool is_zero(const std::byte* begin, std::uint64_t bytes) {
 }
 
 /// "used reserved": what the arena counts.
-inline std::string usage(Arena& arena) {
+inline std::string usage(ProcessArena& arena) {
     const auto statistics = arena.statistics();
     if (!statistics) return statistics.error().message();
     return std::to_string(statistics->used.value()) + " " + std::to_string(statistics->reserved.value());
 }
 
-inline std::uint64_t host_faults(Arena& arena) { return arena.statistics().value().host_faults; }
+inline std::uint64_t host_faults(ProcessArena& arena) { return arena.statistics().value().host_faults; }
 
 /// How many lines of /proc/self/maps have `text` in them.
 inline std::size_t count_mappings(std::string_view text) {
@@ -91,6 +95,12 @@ inline std::uint64_t status_kib(std::string_view key) {
 template <typename Body>
 [[noreturn]] void run_as_child(Body&& body) {
     body();
+    // The child's own output is not seen, its error stream is.
+    const ::testing::TestResult& result = *::testing::UnitTest::GetInstance()->current_test_info()->result();
+    for (int i = 0; i < result.total_part_count(); ++i)
+        if (const auto& part = result.GetTestPartResult(i); part.failed())
+            fmt::print(stderr, "{}:{}: {}\n", part.file_name() == nullptr ? "?" : part.file_name(), part.line_number(),
+                       part.message());
     (void)std::fflush(nullptr);
     std::_Exit(::testing::Test::HasFailure() ? 1 : 0);
 }

@@ -119,6 +119,7 @@ TEST(AtomicIntake, loses_no_number_that_is_inserted_beside_a_drain) {
     AtomicIntake intake{k_size};
     std::atomic<unsigned> running{2};
     std::vector<std::thread> writers;
+    writers.reserve(2);
     for (std::size_t writer = 0; writer < 2; ++writer)
         writers.emplace_back([&, writer] {
             for (std::size_t round = 0; round < k_rounds; ++round)
@@ -139,7 +140,7 @@ TEST(AtomicIntake, loses_no_number_that_is_inserted_beside_a_drain) {
 
 // What one thread inserted before it told the reader is in the drain that follows, whatever other threads insert.
 TEST(AtomicIntake, a_drain_sees_what_was_inserted_before_it_began) {
-    constexpr std::size_t k_rounds = 20'000;
+    constexpr std::size_t k_rounds = 3'000;
     AtomicIntake intake{8192};
     std::atomic<bool> stop{false};
     std::thread noise{[&] {

@@ -92,7 +92,8 @@ void expect_comparisons_of_a_wider_type() {
     for (const Unsigned a : values) {
         for (const Unsigned b : values) {
             const Wide difference = static_cast<Wide>(a) - static_cast<Wide>(b);
-            const Wide signed_difference = static_cast<Wide>(static_cast<Signed>(a)) - static_cast<Wide>(static_cast<Signed>(b));
+            const Wide signed_difference =
+                static_cast<Wide>(static_cast<Signed>(a)) - static_cast<Wide>(static_cast<Signed>(b));
             EXPECT_EQ(alu::compare(JmpOp::jeq, a, b), difference == 0);
             EXPECT_EQ(alu::compare(JmpOp::jne, a, b), difference != 0);
             EXPECT_EQ(alu::compare(JmpOp::jgt, a, b), difference > 0);

@@ -47,4 +47,11 @@ std::byte* ArrayMap::next(std::uint64_t& position, std::byte* key) noexcept {
     return find(key);
 }
 
+std::optional<std::uint64_t> ArrayMap::position_behind(const std::byte* key) noexcept {
+    std::uint32_t index = 0;
+    std::memcpy(&index, key, sizeof index);
+    if (index >= definition().max_entries) return std::nullopt;
+    return std::uint64_t{index} + 1;
+}
+
 }  // namespace harena::bpf

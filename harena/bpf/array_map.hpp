@@ -18,6 +18,7 @@ public:
     int update_elem(const std::byte* key, const std::byte* value, std::uint64_t flags) noexcept override;
     int delete_elem(const std::byte* key) noexcept override;
     [[nodiscard]] std::byte* next(std::uint64_t& position, std::byte* key) noexcept override;
+    [[nodiscard]] std::optional<std::uint64_t> position_behind(const std::byte* key) noexcept override;
 
 private:
     explicit ArrayMap(const MapDefinition& definition);

@@ -26,10 +26,12 @@ struct DataMemory {
 
 struct LoadOptions {
     /// Where `bpf_trace_printk` goes; stderr if empty. Called on the thread that runs the program.
-    std::function<void(std::string_view line)> trace;
+    std::function<void(std::string_view line)> trace{};
     /// Bytes of stack of one function (a multiple of 8, 512 to 32,768), and how deep calls may go (1 to 64).
     std::uint32_t frame_bytes = k_frame_bytes;
     std::uint32_t max_frames = k_max_frames;
+    /// Errors of the kernel engine have the verifier's whole log instead of the part that matters.
+    bool verbose_log = false;
 };
 
 /// What an engine makes of an object.

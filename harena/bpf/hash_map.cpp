@@ -16,6 +16,9 @@ namespace harena::bpf {
 namespace {
 
 constexpr std::uint32_t k_max_entries = 1U << 30;
+// As in Linux (htab_map_alloc_check, about KMALLOC_MAX_SIZE): a value is copied under the lock, and in one piece between two
+// looks at the budget.
+constexpr std::uint64_t k_max_element_bytes = (1U << 22) - 64;
 
 // A step of the mixing that splitmix64 ends with: every input bit reaches every output bit.
 std::uint64_t mix(std::uint64_t x) noexcept {
@@ -39,6 +42,8 @@ Result<std::shared_ptr<ProcessMap>> HashMap::create(const MapDefinition& d) {
     constexpr std::uint32_t k_no_prealloc = 1U << 0;  // how the kernel keeps it; all the same here
     if ((d.flags & ~k_no_prealloc) != 0) return fail(EINVAL, "map '{}': map_flags {:#x} are not known for HASH", d.name, d.flags);
     if (d.max_entries > k_max_entries) return fail(E2BIG, "map '{}': {} entries are more than {}", d.name, d.max_entries, k_max_entries);
+    if (std::uint64_t{d.key_size} + d.value_size >= k_max_element_bytes)
+        return fail(E2BIG, "map '{}': key and value of {} + {} bytes are not below {}", d.name, d.key_size, d.value_size, k_max_element_bytes);
     return std::shared_ptr<ProcessMap>{new HashMap{d}};
 }
 
@@ -118,6 +123,13 @@ std::byte* HashMap::next(std::uint64_t& position, std::byte* key) noexcept {
         return value_at(element);
     }
     return nullptr;
+}
+
+std::optional<std::uint64_t> HashMap::position_behind(const std::byte* key) noexcept {
+    const std::lock_guard lock{mutex_};
+    const Element element = search(key);
+    if (element == k_none) return std::nullopt;
+    return element;
 }
 
 }  // namespace harena::bpf

@@ -21,7 +21,7 @@ HelperCall::HelperCall(Interpreter& interpreter, const Prototype& prototype, std
     for (unsigned argument = 0; argument < k_max_arguments; ++argument) {
         const ArgKind kind = prototype_.arguments[argument];
         if (kind == ArgKind::none) continue;
-        if (values_[argument].kind() == Kind::unset && kind == ArgKind::optional_scalar) values_[argument] = Value::scalar(0);
+        if (kind == ArgKind::optional_scalar) continue;
         if (values_[argument].kind() == Kind::unset)
             stop(EACCES, "R{} !read_ok: argument {} of {} is not set", argument + 1, argument + 1, prototype_.name);
         check(argument);
@@ -36,9 +36,9 @@ void HelperCall::wrong_kind(unsigned argument, std::string_view expected) const 
 void HelperCall::check(unsigned argument) {
     Value& value = values_[argument];
     switch (prototype_.arguments[argument]) {
-        case ArgKind::none: return;
+        case ArgKind::none:
+        case ArgKind::optional_scalar: return;
         case ArgKind::scalar:
-        case ArgKind::optional_scalar:
         case ArgKind::size: return check_scalar(argument);
         case ArgKind::scalar32:
             check_scalar(argument);
@@ -80,6 +80,11 @@ void HelperCall::check_map(unsigned argument) {
         stop(EACCES, "{} needs the arena, and '{}' is a map of type {}", prototype_.name, map_->name(), map_type_name(map_->definition().type));
     if (kind == ArgKind::map && !map_->has_elements())
         stop(EACCES, "cannot pass map_type {} into func {}: '{}' has no elements", map_type_name(map_->definition().type), prototype_.name, map_->name());
+}
+
+std::uint64_t HelperCall::optional_scalar(unsigned argument) const {
+    if (!is_public(values_[argument].kind())) wrong_kind(argument, "scalar or arena");
+    return values_[argument].bits;
 }
 
 ProcessMap& HelperCall::map(unsigned argument) const noexcept {

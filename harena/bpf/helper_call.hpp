@@ -28,6 +28,8 @@ public:
     [[nodiscard]] const Image& image() const noexcept { return interpreter_.image(); }
     [[nodiscard]] const Value& value(unsigned argument) const noexcept { return values_[argument]; }
     [[nodiscard]] std::uint64_t scalar(unsigned argument) const noexcept { return values_[argument].bits; }
+    /// Of an argument of kind `optional_scalar` that the helper needs after all. Throws `Stop` (EACCES): not set, or a pointer.
+    [[nodiscard]] std::uint64_t optional_scalar(unsigned argument) const;
     [[nodiscard]] ProcessMap& map(unsigned argument) const noexcept;
     [[nodiscard]] std::span<const std::byte> input(unsigned argument) const noexcept { return buffers_[argument]; }
     [[nodiscard]] std::span<std::byte> output(unsigned argument) noexcept { return buffers_[argument]; }

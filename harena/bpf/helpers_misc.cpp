@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
 #include <random>
 #include <string>
@@ -10,6 +11,7 @@
 #include "harena/base/os/process.hpp"
 #include "harena/bpf/helper_call.hpp"
 #include "harena/bpf/helpers.hpp"
+#include "harena/bpf/printable.hpp"
 
 namespace harena::bpf::helpers {
 
@@ -79,7 +81,8 @@ std::string format_one(std::string_view& format, std::uint64_t argument) {
 
 }  // namespace
 
-// %d %i %u %x %X %p %c, with l or ll, and %%; at most three. Others, %s among them, are EINVAL: the result says so.
+// %d %i %u %x %X %p %c, with l or ll, and %%; at most three. Others, %s among them, and characters that are neither printable nor
+// blanks are EINVAL: the result says so.
 Value trace_printk(HelperCall& call) {
     const Value invalid = Value::scalar(static_cast<std::uint64_t>(std::int64_t{-EINVAL}));
     const std::span<const std::byte> bytes = call.input(0);
@@ -87,6 +90,8 @@ Value trace_printk(HelperCall& call) {
     const std::size_t end = format.find('\0');
     if (end == std::string_view::npos) return invalid;
     format = format.substr(0, end);
+    const auto is_text = [](unsigned char c) { return (c >= 0x20 && c < 0x7f) || (c >= '\t' && c <= '\r'); };
+    if (!std::ranges::all_of(format, is_text)) return invalid;
     std::string line;
     unsigned used = 0;
     while (!format.empty()) {
@@ -99,7 +104,7 @@ Value trace_printk(HelperCall& call) {
             format.remove_prefix(1);
         } else {
             if (used == 3) return invalid;
-            const std::string converted = format_one(format, call.scalar(2 + used++));
+            const std::string converted = format_one(format, call.optional_scalar(2 + used++));
             if (converted.empty()) return invalid;
             line += converted;
         }
@@ -107,7 +112,10 @@ Value trace_printk(HelperCall& call) {
     if (call.image().trace) {
         call.image().trace(line);
     } else {
-        fmt::print(stderr, "{}{}", line, line.ends_with('\n') ? "" : "\n");
+        // In one piece, and without control characters that %c can make. That stderr is closed or full is no error of the program.
+        std::string text = printable(line.ends_with('\n') ? std::string_view{line}.substr(0, line.size() - 1) : line);
+        text += '\n';
+        (void)std::fwrite(text.data(), 1, text.size(), stderr);
     }
     return Value::scalar(line.size());
 }

@@ -32,6 +32,7 @@ Interpreter::Outcome Interpreter::run(const Function& function, std::span<std::b
     Result<std::uint64_t> r0 = 0;
     try {
         registers_[1] = context_;
+        pc_ = function.begin;  // for the message if it cannot even begin
         begin(function, 0, true);
         r0 = execute();
     } catch (const Stop& stopped) {
@@ -168,18 +169,30 @@ void Interpreter::begin(const Function& function, std::uint32_t return_to, bool 
 
 bool Interpreter::end_function() {
     Value& r0 = registers_[0];
-    if (r0.kind() == Kind::unset) stop(EACCES, "R0 !read_ok: the function ends without a result in R0");
     const Frame& frame = frames_.back();
+    // What a function without a result leaves in r0 means nothing, and nobody may read it.
+    const bool needs_result = frame.returns_to_helper || frame.function->is_program;
+    if (!needs_result && image_->is_void(*frame.function)) r0 = {};
+    if (r0.kind() == Kind::unset) {
+        if (needs_result) stop(EACCES, "R0 !read_ok: the function ends without a result in R0");
+        return_to_caller();
+        return false;
+    }
     const bool only_public = frame.returns_to_helper || frame.function->is_global || frame.function->is_program;
     if (r0.kind() == Kind::stack) stop(EACCES, "cannot return stack pointer to the caller");
     if (only_public && !is_public(r0.kind()))
         stop(EACCES, "At program exit the register R0 is a pointer (kind {}): it may not be returned", name_of(r0.kind()));
     if (only_public) r0 = Value::scalar(r0.bits);
+    const bool to_helper = frame.returns_to_helper;
+    return_to_caller();
+    return to_helper;
+}
 
+void Interpreter::return_to_caller() {
+    const Frame& frame = frames_.back();
     std::copy(frame.saved.begin(), frame.saved.end(), registers_.begin() + 6);
     for (unsigned reg = 1; reg <= 5; ++reg) registers_[reg] = {};
-    const bool to_helper = frame.returns_to_helper;
-    const std::uint32_t return_to = frame.return_to;
+    if (!frame.returns_to_helper) pc_ = frame.return_to;
     image_ = frame.image;
     frames_.pop_back();
     if (!frames_.empty()) {
@@ -187,8 +200,6 @@ bool Interpreter::end_function() {
         registers_[k_frame_pointer] = stack_.frame(depth);
         registers_[k_frame_pointer].bits += registers_[k_frame_pointer].tag.size;
     }
-    if (!to_helper) pc_ = return_to;
-    return to_helper;
 }
 
 void Interpreter::call(Insn insn) {

@@ -74,6 +74,7 @@ private:
     void begin(const Function& function, std::uint32_t return_to, bool returns_to_helper);
     /// Ends the current function. True if that ends `execute` too.
     bool end_function();
+    void return_to_caller();
     void jump(Insn insn);
     void call(Insn insn);
     void call_local(std::uint32_t target);

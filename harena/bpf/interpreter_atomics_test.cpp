@@ -5,6 +5,7 @@
 #include <cerrno>
 #include <cstdint>
 #include <cstring>
+#include <initializer_list>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -158,7 +159,7 @@ TEST(InterpreterAtomics, misaligned_ones_end_the_run) {
     for (const Place& place : places()) {
         for (const Size size : {Size::w, Size::dw}) {
             for (const std::int32_t operation : {k_add, k_atomic_xchg, k_atomic_cmpxchg, k_atomic_store_release}) {
-                for (const std::int16_t offset : {1, 2, 3}) {
+                for (const std::int16_t offset : std::initializer_list<std::int16_t>{1, 2, 3}) {
                     const auto by_offset =
                         join({place.begin, mov(r0, 0), mov(r8, 1), atomic(size, operation, r6, offset, r8)});
                     EXPECT_TRUE(refused(evaluate(place.builder, by_offset), EFAULT, "misaligned atomic")) << place.name;
@@ -184,7 +185,7 @@ TEST(InterpreterAtomics, misaligned_ones_end_the_run) {
 TEST(InterpreterAtomics, nothing_outside_the_region_is_touched) {
     for (const Place& place : places()) {
         if (std::string_view{place.name} == "arena") continue;
-        for (const std::int16_t offset : {-32768, -512, 16, 32760}) {
+        for (const std::int16_t offset : std::initializer_list<std::int16_t>{-32768, -512, 16, 32760}) {
             EXPECT_TRUE(refused(evaluate(place.builder, join({place.begin, mov(r0, 0), mov(r8, 1),
                                                               atomic(Size::dw, k_add, r6, offset, r8)})),
                                 EFAULT, "invalid access"))

@@ -211,20 +211,38 @@ TEST_F(Leaks, pointers_are_compared_with_zero_only_and_for_equality) {
 TEST_F(Leaks, comparisons_tell_the_offsets_of_pointers_and_not_their_addresses) {
     for (const Secret& secret : secrets()) {
         if (!secret.is_region) continue;
-        for (unsigned bit = 0; bit < 64; ++bit) {
-            const Code moved = join({imm64(r7, 1ULL << bit), mov(r8, r6), add(r8, r7)});
-            const bool negative = bit == 63;  // the offset, as a signed number
-            for (const auto& [op, taken] : {std::pair{JmpOp::jlt, negative},
-                                            {JmpOp::jgt, !negative},
-                                            {JmpOp::jle, negative},
-                                            {JmpOp::jge, !negative},
-                                            {JmpOp::jslt, negative},
-                                            {JmpOp::jsgt, !negative},
-                                            {JmpOp::jeq, false},
-                                            {JmpOp::jne, true}})
-                EXPECT_TRUE(
-                    gives(with(secret, join({moved, mov(r0, 1), jump_if(op, r8, r6, 1), mov(r0, 0)})), taken ? 1 : 0))
-                    << secret.name << bit;
+        for (unsigned bit = 0; bit < 62; ++bit) {
+            for (const bool up : {true, false}) {
+                const Code moved =
+                    join({imm64(r7, 1ULL << bit), mov(r8, r6), alu64(up ? AluOp::add : AluOp::sub, r8, r7)});
+                for (const auto& [op, taken] : {std::pair{JmpOp::jlt, !up},
+                                                {JmpOp::jgt, up},
+                                                {JmpOp::jle, !up},
+                                                {JmpOp::jge, up},
+                                                {JmpOp::jslt, !up},
+                                                {JmpOp::jsgt, up},
+                                                {JmpOp::jeq, false},
+                                                {JmpOp::jne, true}})
+                    EXPECT_TRUE(gives(with(secret, join({moved, mov(r0, 1), jump_if(op, r8, r6, 1), mov(r0, 0)})),
+                                      taken ? 1 : 0))
+                        << secret.name << bit;
+            }
+        }
+    }
+    // Farther away the order is of no meaning, but the same for every address.
+    for (const std::uint64_t by : {1ULL << 62, 3ULL << 61, 1ULL << 63, 3ULL << 62}) {
+        for (const JmpOp op :
+             {JmpOp::jlt, JmpOp::jgt, JmpOp::jle, JmpOp::jge, JmpOp::jslt, JmpOp::jsgt, JmpOp::jsle, JmpOp::jsge}) {
+            std::uint64_t taken = 0;
+            std::uint64_t regions = 0;
+            for (const Secret& secret : secrets()) {
+                if (!secret.is_region) continue;
+                ++regions;
+                taken += with(secret, join({imm64(r7, by), mov(r8, r6), add(r8, r7), mov(r0, 1), jump_if(op, r8, r6, 1),
+                                            mov(r0, 0)}))
+                             .value;
+            }
+            EXPECT_TRUE(taken == 0 || taken == regions);
         }
     }
     // The host knows where its context is, and tells the program: it must not be able to check.

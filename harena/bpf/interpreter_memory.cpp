@@ -123,6 +123,7 @@ void Interpreter::atomic(Insn insn) {
     const unsigned size = bytes_of(size_of(insn));
     if (insn.imm == k_atomic_load_acquire) {
         const Value pointer = read(insn.src);
+        if (pointer.kind() == Kind::context) stop(EACCES, "BPF_ATOMIC loads from R{} ctx is not allowed", unsigned{insn.src});
         check_aligned(pointer, insn.off, size, insn.src);
         registers_[insn.dst] = load_from(pointer, insn.off, size, insn.src);
         return;
@@ -130,6 +131,7 @@ void Interpreter::atomic(Insn insn) {
     // Copies: the result may go to the register of either.
     const Value pointer = read(insn.dst);
     const Value source = read(insn.src);
+    if (pointer.kind() == Kind::context) stop(EACCES, "BPF_ATOMIC stores into R{} ctx is not allowed", unsigned{insn.dst});
     check_aligned(pointer, insn.off, size, insn.dst);
     if (insn.imm == k_atomic_store_release) return store_to(pointer, insn.off, size, source, insn.dst);
     if (!is_public(source.kind()))
@@ -152,7 +154,6 @@ void Interpreter::read_modify_write(Insn insn, const Value& pointer, const Value
     if (pointer.kind() == Kind::arena) {
         address = arena_address(pointer, insn.off);
     } else {
-        if (pointer.kind() == Kind::context) stop(EACCES, "BPF_ATOMIC stores into R{} ctx is not allowed", unsigned{insn.dst});
         address = locate(pointer, insn.off, size, true, insn.dst);
         if (pointer.kind() == Kind::stack) stack_.check_plain(address, size);
     }

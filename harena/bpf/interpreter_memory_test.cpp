@@ -5,6 +5,7 @@
 #include <cerrno>
 #include <cstdint>
 #include <cstring>
+#include <initializer_list>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -91,8 +92,8 @@ TEST(InterpreterMemory, nothing_outside_a_region_is_reached_at_any_offset) {
 
 TEST(InterpreterMemory, a_pointer_that_went_around_the_address_space_reaches_nothing) {
     for (const Region& region : writable_regions()) {
-        for (const std::uint64_t by :
-             {1ULL << 32, 1ULL << 63, 0xffff800000000000ULL, ~0ULL, 0ULL - 64, std::uint64_t{k_region_bytes}}) {
+        for (const std::uint64_t by : std::initializer_list<std::uint64_t>{
+                 1ULL << 32, 1ULL << 63, 0xffff800000000000ULL, ~0ULL, 0ULL - 64, std::uint64_t{k_region_bytes}}) {
             const Code code = join({region.begin, imm64(r2, by), add(r6, r2), load(Size::dw, r0, r6, 0)});
             EXPECT_TRUE(refused(evaluate(region.builder, code), EFAULT, "invalid access")) << region.name << by;
         }
@@ -263,7 +264,7 @@ TEST(InterpreterMemory, parts_of_a_spilled_pointer_are_neither_read_nor_overwrit
     builder.arena(1);
     for (const Code& pointer : {Code{mov(r6, r10)}, Code{mov(r6, r1)}, Code{mov(r6, 0), to_program(r6, r6)}}) {
         const Code spilled = join({pointer, store(Size::dw, r10, -8, r6), mov(r0, 0)});
-        for (const std::int16_t offset : {-8, -6, -4}) {
+        for (const std::int16_t offset : std::initializer_list<std::int16_t>{-8, -6, -4}) {
             EXPECT_TRUE(refused(evaluate(builder, join({spilled, load(Size::h, r0, r10, offset)})), EACCES,
                                 "invalid size of register fill"));
             EXPECT_TRUE(refused(evaluate(builder, join({spilled, load(Size::h, r0, r10, offset, Mode::memsx)})), EACCES,
@@ -283,6 +284,7 @@ TEST(InterpreterMemory, parts_of_a_spilled_pointer_are_neither_read_nor_overwrit
 class ArenaAccess : public ::testing::Test {
 protected:
     RunResult run(const Code& body, std::uint64_t start = arena_address()) {
+        arena_.reset();  // that of the run before has the address
         ObjectBuilder builder;
         builder.arena(4, start);
         builder.program("main", join({mov(r9, r1), imm64(r6, (start + k_page_size) & 0xffffffff), to_program(r6, r6),
@@ -345,7 +347,8 @@ TEST_F(ArenaAccess, offsets_reach_32767_bytes_to_either_side) {
     run(join({imm64(r2, (arena_address() + k_page_size + 32768) & 0xffffffff), to_program(r2, r2),
               load(Size::b, r0, r2, -32768)}));
     EXPECT_EQ(value_, 0x81U);
-    run({add(r6, -32767), load(Size::b, r0, r6, 32767)});
+    const std::uint64_t start = arena_address() + 16 * k_page_size;
+    run({add(r6, -32767), load(Size::b, r0, r6, 32767)}, start);
     EXPECT_EQ(value_, 0x81U);
 }
 

@@ -3,6 +3,8 @@
 #include <cerrno>
 #include <limits>
 
+#include <bpf/btf.h>
+
 #include "harena/bpf/image.hpp"
 #include "harena/bpf/validate.hpp"
 
@@ -22,6 +24,7 @@ public:
 
     Result<void> run() {
         image_.code = file_.instructions;
+        for (const Function& function : file_.functions) image_.void_functions.push_back(is_void(function));
         const std::vector<bool> reached = reachable_functions(file_);
         for (std::size_t i = 0; i < file_.functions.size(); ++i)
             if (reached[i]) HARENA_CHECK_OK(link_function(file_.functions[i]));
@@ -45,6 +48,12 @@ private:
             }
         }
         return {};
+    }
+
+    [[nodiscard]] bool is_void(const Function& function) const {
+        const btf_type* const named = file_.btf == nullptr ? nullptr : file_.btf->type(function.btf_func);
+        const btf_type* const type = named == nullptr || !btf_is_func(named) ? nullptr : file_.btf->type(named->type);
+        return type != nullptr && btf_is_func_proto(type) && type->type == k_no_type;
     }
 
     Result<Value> immediate(std::uint32_t at) const {

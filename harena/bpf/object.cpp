@@ -3,28 +3,15 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdlib>
-#include <cstring>
-#include <new>
 #include <ranges>
 #include <utility>
 
-#include "harena/base/page_math.hpp"
+#include "harena/bpf/data_memory.hpp"
 #include "harena/bpf/process_map.hpp"
 
 namespace harena::bpf {
 
 namespace {
-
-// Whole pages, so that no two sections share one.
-Result<std::shared_ptr<std::byte>> copy_of(const DataSection& section) {
-    const std::uint64_t bytes = std::max(k_page_size, align_up(section.initial.size(), k_page_size));
-    const std::shared_ptr<std::byte> memory{static_cast<std::byte*>(std::aligned_alloc(k_page_size, bytes)), &std::free};
-    if (!memory) return fail(ENOMEM, "no memory for the {} bytes of section {}", section.initial.size(), section.name);
-    std::memset(memory.get(), 0, bytes);
-    std::ranges::copy(section.initial, memory.get());
-    return memory;
-}
 
 template <typename Range, typename Name>
 std::string list(Range&& range, Name&& name) {
@@ -86,15 +73,7 @@ Result<Object> Object::make(ObjectFile file, const OpenOptions& options) {
         arena->max_entries = static_cast<std::uint32_t>(options.arena_pages->value());
     }
     Object object{std::make_unique<State>()};
-    for (const DataSection& section : file.data) {
-        DataMemory memory{.address = nullptr, .size = section.initial.size(),
-                          .read_only = section.kind == DataSection::Kind::rodata, .owner = nullptr};
-        if (section.kind != DataSection::Kind::arena) {
-            HARENA_TRY(memory.owner, copy_of(section));
-            memory.address = memory.owner.get();
-        }
-        object.state_->data.push_back(memory);
-    }
+    HARENA_TRY(object.state_->data, make_data_memory(file));
     object.file_ = std::make_shared<const ObjectFile>(std::move(file));
     return object;
 }

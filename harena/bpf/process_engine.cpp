@@ -16,14 +16,14 @@ constexpr std::uint32_t k_mmapable = 1U << 10;
 constexpr std::uint32_t k_segv_on_fault = 1U << 17;
 constexpr std::uint32_t k_no_user_conv = 1U << 18;
 
-Result<std::shared_ptr<Arena>> make_arena(const MapDefinition& d) {
+Result<std::shared_ptr<ProcessArena>> make_arena(const MapDefinition& d) {
     if (d.key_size != 0 || d.value_size != 0)
         return fail(EINVAL, "map '{}': an arena has neither keys nor values (key_size {}, value_size {})", d.name, d.key_size, d.value_size);
     if ((d.flags & k_mmapable) == 0)
         return fail(EINVAL, "map '{}': map_flags {:#x} lack BPF_F_MMAPABLE, which an arena needs", d.name, d.flags);
     if (const std::uint32_t unknown = d.flags & ~(k_mmapable | k_segv_on_fault | k_no_user_conv); unknown != 0)
         return fail(EINVAL, "map '{}': map_flags {:#x} are not known for an arena", d.name, unknown);
-    return Arena::create({.name = d.name,
+    return ProcessArena::create({.name = d.name,
                           .pages = PageCount{d.max_entries},
                           .user_vm_start = UserAddress{d.map_extra},
                           .segv_on_fault = (d.flags & k_segv_on_fault) != 0,
@@ -135,12 +135,14 @@ public:
     [[nodiscard]] std::string_view name() const noexcept override { return "process"; }
 
     [[nodiscard]] Result<LoadedObject> load(std::shared_ptr<const ObjectFile> file, std::vector<DataMemory> data,
-                                            const LoadOptions& options) override {
+                                            const LoadOptions& options) override try {
         if (options.frame_bytes % 8 != 0 || options.frame_bytes < k_frame_bytes || options.frame_bytes > 32'768)
             return fail(EINVAL, "frame_bytes {} is not a multiple of 8 from 512 to 32768", options.frame_bytes);
         if (options.max_frames < 1 || options.max_frames > 64)
             return fail(EINVAL, "max_frames {} is not 1 to 64", options.max_frames);
         return Loader{std::move(file), std::move(data), options}.run();
+    } catch (const std::bad_alloc&) {
+        return fail(ENOMEM, "no memory to load the object");
     }
 };
 

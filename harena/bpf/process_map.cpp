@@ -49,7 +49,7 @@ Result<std::shared_ptr<ProcessMap>> ProcessMap::create(const MapDefinition& d) t
     return fail(ENOMEM, "map '{}': no memory for {} entries of {} + {} bytes", d.name, d.max_entries, d.key_size, d.value_size);
 }
 
-Result<std::vector<std::byte>> ProcessMap::lookup(std::span<const std::byte> key) {
+Result<std::vector<std::byte>> ProcessMap::lookup(std::span<const std::byte> key) try {
     HARENA_CHECK_OK(fork_guard_.check("the map"));
     HARENA_CHECK_OK(check_key(key));
     std::byte* const value = find(key.data());
@@ -57,6 +57,8 @@ Result<std::vector<std::byte>> ProcessMap::lookup(std::span<const std::byte> key
     std::vector<std::byte> copy(definition().value_size);
     nofault::copy_from(copy.data(), reinterpret_cast<std::uintptr_t>(value), copy.size());
     return copy;
+} catch (const std::bad_alloc&) {
+    return fail(ENOMEM, "map '{}': no memory for a copy of {} bytes", name(), definition().value_size);
 }
 
 Result<void> ProcessMap::update(std::span<const std::byte> key, std::span<const std::byte> value, UpdateMode mode) {
@@ -79,13 +81,8 @@ Result<std::vector<std::byte>> ProcessMap::next_key(std::optional<std::span<cons
     HARENA_CHECK_OK(fork_guard_.check("the map"));
     if (key) HARENA_CHECK_OK(check_key(*key));
     std::vector<std::byte> found(definition().key_size);
-    std::uint64_t position = 0;
-    const bool from_start = !key || find(key->data()) == nullptr;
-    bool take = from_start;
-    while (next(position, found.data()) != nullptr) {
-        if (take) return found;
-        take = std::memcmp(found.data(), key->data(), found.size()) == 0;
-    }
+    std::uint64_t position = key ? position_behind(key->data()).value_or(0) : 0;
+    if (next(position, found.data()) != nullptr) return found;
     return pass_on(map_error(-ENOENT, *this, "next key"));
 }
 

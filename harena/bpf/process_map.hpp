@@ -6,9 +6,10 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 
 namespace harena::bpf {
@@ -37,6 +38,9 @@ public:
     /// its value; nullptr at the end. What is added or deleted meanwhile may be seen or not.
     [[nodiscard]] virtual std::byte* next(std::uint64_t& position, std::byte* key) noexcept = 0;
 
+    /// Where `next` goes on behind the entry of `key`; nullopt if there is none.
+    [[nodiscard]] virtual std::optional<std::uint64_t> position_behind(const std::byte* key) noexcept = 0;
+
     /// Whether helpers may look up, update, delete and iterate.
     [[nodiscard]] virtual bool has_elements() const noexcept { return true; }
 
@@ -58,10 +62,11 @@ public:
         const Function* function = nullptr;
     };
 
-    explicit ProgramArray(const MapDefinition& definition);
+    using ProcessMap::ProcessMap;
 
     /// What a tail call to `index` runs; no function if there is none. Thread-safe.
     [[nodiscard]] Target target(std::uint64_t index) const;
+    /// Throws std::bad_alloc.
     void set_target(std::uint32_t index, Target target);
     /// Forgets all programs: they hold their object's maps, which may hold this one.
     void clear();
@@ -73,10 +78,11 @@ public:
     int update_elem(const std::byte* key, const std::byte* value, std::uint64_t flags) noexcept override;
     int delete_elem(const std::byte* key) noexcept override;
     [[nodiscard]] std::byte* next(std::uint64_t& position, std::byte* key) noexcept override;
+    [[nodiscard]] std::optional<std::uint64_t> position_behind(const std::byte*) noexcept override { return std::nullopt; }
 
 private:
     mutable std::mutex mutex_;  // protects targets_; a leaf of the lock order
-    std::vector<Target> targets_;
+    std::map<std::uint32_t, Target> targets_;  // those that there are: `max_entries` costs no memory
 };
 
 /// The arena as a map: it has no elements.
@@ -93,6 +99,7 @@ public:
     int update_elem(const std::byte*, const std::byte*, std::uint64_t) noexcept override;
     int delete_elem(const std::byte*) noexcept override;
     [[nodiscard]] std::byte* next(std::uint64_t&, std::byte*) noexcept override { return nullptr; }
+    [[nodiscard]] std::optional<std::uint64_t> position_behind(const std::byte*) noexcept override { return std::nullopt; }
 };
 
 }  // namespace harena::bpf

@@ -21,6 +21,8 @@ public:
     [[nodiscard]] Result<RunResult> run(std::span<std::byte> context, const RunOptions& options) override;
     [[nodiscard]] const FaultLog& fault_log() const noexcept override { return log_; }
 
+    /// EOWNERDEAD in a child after fork.
+    [[nodiscard]] Result<void> check_owner() const { return fork_guard_.check(fmt::format("program '{}'", name())); }
     /// What a tail call to this program runs.
     [[nodiscard]] ProgramArray::Target target() const { return {image_, &function_}; }
 

@@ -32,6 +32,9 @@ struct RunResult {
     /// Accesses to absent arena pages in this run, and the last of them, oldest first (`FaultLog::k_kept` at most).
     std::uint64_t fault_count = 0;
     std::vector<Fault> faults;
+    /// False if `fault_count` may be too small. Kernel engine only: Linux before 6.18 reports no faults, keeps about 300
+    /// unread reports, and does not tell which of several runs of one program at the same time a report is of.
+    bool faults_known = true;
     std::uint64_t duration_ns = 0;
     /// A `may_goto` took its exit because the budget was used up: the program may have given half a result. Not known in the
     /// kernel engine (false).

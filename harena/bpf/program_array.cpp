@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <cerrno>
 #include <cstring>
+#include <new>
+#include <utility>
 
 #include "harena/bpf/image.hpp"
 #include "harena/bpf/process_map.hpp"
@@ -8,32 +10,42 @@
 
 namespace harena::bpf {
 
-ProgramArray::ProgramArray(const MapDefinition& definition) : ProcessMap{definition}, targets_(definition.max_entries) {}
-
 ProgramArray::Target ProgramArray::target(std::uint64_t index) const {
+    if (index >= definition().max_entries) return {};
     const std::lock_guard lock{mutex_};
-    return index < targets_.size() ? targets_[index] : Target{};
+    const auto found = targets_.find(static_cast<std::uint32_t>(index));
+    return found == targets_.end() ? Target{} : found->second;
 }
 
 void ProgramArray::set_target(std::uint32_t index, Target target) {
+    decltype(targets_)::node_type dropped;  // after the lock: it may be the last to hold its object
     const std::lock_guard lock{mutex_};
-    std::swap(targets_[index], target);
+    if (target.function == nullptr) {
+        dropped = targets_.extract(index);
+    } else {
+        std::swap(targets_[index], target);
+    }
 }
 
 void ProgramArray::clear() {
-    std::vector<Target> dropped(targets_.size());
+    // In a child after fork a thread of the parent may hold the lock for ever: what is there is left alone.
+    if (fork_guard_.owner_dead()) return;
+    decltype(targets_) dropped;
     const std::lock_guard lock{mutex_};
     targets_.swap(dropped);
 }
 
-Result<void> ProgramArray::set_program(std::uint32_t index, Program& program) {
+Result<void> ProgramArray::set_program(std::uint32_t index, Program& program) try {
     HARENA_CHECK_OK(fork_guard_.check("the map"));
     if (index >= definition().max_entries)
         return fail(E2BIG, "map '{}': index {} is not below max_entries {}", name(), index, definition().max_entries);
     auto* const ours = dynamic_cast<ProcessProgram*>(&program);
     if (ours == nullptr) return fail(EINVAL, "map '{}': program '{}' is of another engine", name(), program.name());
+    HARENA_CHECK_OK(ours->check_owner());
     set_target(index, ours->target());
     return {};
+} catch (const std::bad_alloc&) {
+    return fail(ENOMEM, "map '{}': no memory for index {}", name(), index);
 }
 
 Result<void> ProgramArray::erase(std::span<const std::byte> key) {

@@ -18,7 +18,7 @@ enum class ArgKind : std::uint8_t {
     none,
     scalar,            ///< a number, 64 bits
     scalar32,          ///< a number, the low 32 bits
-    optional_scalar,   ///< a number, or nothing: of a helper with a variable number of arguments
+    optional_scalar,   ///< anything, and a number or an arena pointer if the helper needs it: of a variable number of arguments
     address,           ///< a number or an arena pointer
     context,           ///< the program's context
     map,               ///< a map with elements

@@ -54,8 +54,7 @@ TEST(Stack, loads_and_stores_of_every_size_are_little_endian) {
     Stack stack{k_frame, 1};
     const std::uint64_t base = base_of(stack);
     stack.store(base, 8, Value::scalar(0x8877665544332211));
-    for (unsigned offset = 0; offset < 8; ++offset)
-        EXPECT_EQ(stack.load(base + offset, 1).bits, 0x11U * (offset + 1));
+    for (unsigned offset = 0; offset < 8; ++offset) EXPECT_EQ(stack.load(base + offset, 1).bits, 0x11U * (offset + 1));
     EXPECT_EQ(stack.load(base + 3, 2).bits, 0x5544U);
     EXPECT_EQ(stack.load(base + 1, 4).bits, 0x55443322U);
     stack.store(base + 3, 4, Value::scalar(0xaabbccddeeff0011));

@@ -189,7 +189,7 @@ public:
         file_.references.push_back({.insn = at, .kind = kind, .target = target});
         return *this;
     }
-    ObjectBuilder& kfunc(std::uint32_t at, std::string name, bool weak = false) {
+    ObjectBuilder& kfunc_at(std::uint32_t at, std::string name, bool weak = false) {
         kfunc(std::move(name), weak);
         return refer(at, Reference::Kind::extern_call, static_cast<std::uint32_t>(file_.externs.size() - 1));
     }

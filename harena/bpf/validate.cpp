@@ -27,8 +27,7 @@ public:
         for (std::uint32_t at = function_.begin; at < function_.end; at += width(at)) {
             last = at;
             if (const std::string what = check(at, file_.instructions[at]); !what.empty()) {
-                const bool legacy = class_of(file_.instructions[at]) == Class::ld && mode_of(file_.instructions[at]) != Mode::imm;
-                return wrong(at, legacy ? ENOTSUP : EINVAL, what);
+                return wrong(at, is_legacy(file_.instructions[at]) ? ENOTSUP : EINVAL, what);
             }
         }
         const Insn end = file_.instructions[last];
@@ -62,14 +61,17 @@ private:
         return unknown(insn);
     }
 
+    // Of classic BPF: LD_ABS and LD_IND.
+    static bool is_legacy(Insn insn) noexcept {
+        return class_of(insn) == Class::ld && (mode_of(insn) == Mode::abs || mode_of(insn) == Mode::ind) && size_of(insn) != Size::dw;
+    }
     static std::string unknown(Insn insn) { return fmt::format("unknown opcode {:02x}", insn.code); }
     static std::string reserved(Insn insn) { return fmt::format("opcode {:02x} uses reserved fields", insn.code); }
     static std::string frame_pointer_written() { return "frame pointer is read only: R10 is the destination"; }
 
     [[nodiscard]] std::string check_ld(std::uint32_t at, Insn insn) const {
         if (insn.code != k_code_ld_imm64) {
-            const bool legacy = (mode_of(insn) == Mode::abs || mode_of(insn) == Mode::ind) && size_of(insn) != Size::dw;
-            return legacy ? "legacy packet access (LD_ABS, LD_IND): not available, use the context's data and data_end" : unknown(insn);
+            return is_legacy(insn) ? "legacy packet access (LD_ABS, LD_IND): not available, use the context's data and data_end" : unknown(insn);
         }
         const Insn second = file_.instructions[at + 1];
         if (insn.dst == k_frame_pointer) return frame_pointer_written();
@@ -224,9 +226,9 @@ std::vector<bool> reachable_functions(const ObjectFile& file) {
                     reach(static_cast<std::size_t>(callee - file.functions.data()));
             }
         }
-        for (const Reference& reference : file.references)
-            if (reference.kind == Reference::Kind::function && reference.insn >= function.begin && reference.insn < function.end)
-                reach(reference.target);
+        for (auto at = std::ranges::lower_bound(file.references, function.begin, {}, &Reference::insn);
+             at != file.references.end() && at->insn < function.end; ++at)
+            if (at->kind == Reference::Kind::function) reach(at->target);
     }
     return reached;
 }

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "harena/exec/exception_table.hpp"
 
-#include <gtest/gtest.h>
-
 #include <atomic>
 #include <thread>
 #include <vector>
+
+#include <gtest/gtest.h>
 
 namespace harena {
 namespace {

@@ -147,7 +147,7 @@ std::string look_for_harm(const LoadedObject& loaded, Guarded& context, Guarded&
     if (!context.intact()) return "memory beside the context was written";
     if (!data.intact()) return "memory beside the data section was written";
     const AddressSpace space;
-    const auto window = reinterpret_cast<std::uint64_t>(loaded.arena->window());
+    const std::uint64_t window = loaded.arena->user_vm_start().value() >> 32 << 32;
     if (auto found = find_address(context.inner(), "the context", space, window); !found.empty()) return found;
     if (auto found = find_address(data.inner(), ".data", space, window); !found.empty()) return found;
     for (const auto& map : loaded.maps) {

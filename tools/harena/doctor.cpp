@@ -16,7 +16,7 @@
 
 #include <fmt/format.h>
 
-#include "harena/arena/arena.hpp"
+#include "harena/arena/process_arena.hpp"
 #include "harena/base/os/file.hpp"
 #include "harena/base/os/memory.hpp"
 #include "harena/base/os/system_info.hpp"
@@ -63,7 +63,7 @@ std::optional<std::uint64_t> number_of(std::string_view text, std::string_view k
 
 Finding look_at_userfaultfd() {
     Finding finding{.key = "userfaultfd", .name = "userfaultfd"};
-    const auto arena = Arena::create({.name = "doctor", .pages = PageCount{1}, .user_vm_start = {}});
+    const auto arena = ProcessArena::create({.name = "doctor", .pages = PageCount{1}, .user_vm_start = {}});
     if (!arena) {
         finding.good = false;
         finding.found = arena.error().message();

@@ -10,6 +10,7 @@ namespace harena::os {
 enum class Call : std::uint8_t {
     mmap,
     munmap,
+    mremap,
     mprotect,
     munlock,
     madvise,
@@ -30,6 +31,14 @@ enum class Call : std::uint8_t {
     read,
     write,
     spawn,
+    bpf_map_create,
+    bpf_map_element,
+    bpf_map_freeze,
+    bpf_btf_load,
+    bpf_program_load,
+    bpf_program_run,
+    bpf_program_info,
+    bpf_attach,
     count_,
 };
 

@@ -34,6 +34,12 @@ SysResult<void> munmap(void* address, std::size_t length) noexcept {
     return invoke(Call::munmap, [&] { return ::munmap(address, length); });
 }
 
+SysResult<void> mremap_over(void* address, std::size_t length, void* to) noexcept {
+    if (const int error = detail::injected(Call::mremap)) return sys_fail(error);
+    if (::mremap(address, length, length, MREMAP_MAYMOVE | MREMAP_FIXED, to) == MAP_FAILED) return sys_fail(errno);
+    return {};
+}
+
 SysResult<void> mprotect(void* address, std::size_t length, int protection) noexcept {
     return invoke(Call::mprotect, [&] { return ::mprotect(address, length, protection); });
 }

@@ -17,6 +17,8 @@ namespace harena::os {
 [[nodiscard]] SysResult<void*> mmap(void* address, std::size_t length, int protection, int flags, int fd,
                                     std::uint64_t offset) noexcept;
 SysResult<void> munmap(void* address, std::size_t length) noexcept;
+/// Moves a mapping to `to`, where it replaces what is mapped.
+SysResult<void> mremap_over(void* address, std::size_t length, void* to) noexcept;
 SysResult<void> mprotect(void* address, std::size_t length, int protection) noexcept;
 SysResult<void> munlock(void* address, std::size_t length) noexcept;
 SysResult<void> madvise(void* address, std::size_t length, int advice) noexcept;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "harena/arena/arena.hpp"
+#include "harena/arena/process_arena.hpp"
 
 #include "harena/arena/nofault.hpp"
 #include "harena/base/os/memory.hpp"
@@ -36,7 +36,7 @@ std::uint64_t chosen_offset(PageCount pages) noexcept {
 
 }  // namespace
 
-Result<std::shared_ptr<Arena>> Arena::create(const ArenaOptions& options) {
+Result<std::shared_ptr<ProcessArena>> ProcessArena::create(const ArenaOptions& options) {
     HARENA_CHECK_OK(check(options));
     const auto no_fork = fault_handler::block_forks();  // first: a child must not inherit a lock of what follows, held
     HARENA_CHECK_OK(nofault::register_text());
@@ -46,13 +46,14 @@ Result<std::shared_ptr<Arena>> Arena::create(const ArenaOptions& options) {
     if (!window) return pass_on(window.error().in(fmt::format("arena '{}'", options.name)));
     const std::uint64_t offset = start == 0 ? chosen_offset(options.pages) : start % Window::k_bytes;
 
-    std::shared_ptr<Arena> arena{new Arena{options, std::move(*window)}};
+    std::shared_ptr<ProcessArena> arena{new ProcessArena{options, std::move(*window)}};
     auto presence = Presence::create({.address = arena->window() + offset,
                                       .pages = options.pages,
                                       .segv_on_fault = options.segv_on_fault,
-                                      .name = arena->options_.name.c_str()});
+                                      .name = arena->name().c_str()});
     if (!presence) return pass_on(presence.error().in(fmt::format("arena '{}'", options.name)));
     arena->presence_ = std::move(*presence);
+    arena->set_data(arena->presence_->address());
     if (const auto advised = os::madvise(arena->window_.span_begin(), Window::k_span_bytes, MADV_DONTFORK); !advised)
         return os::fail_with(advised.error(), "cannot keep the arena's window from being inherited over fork");
     HARENA_TRY(arena->region_, fault_handler::add({.span_begin = reinterpret_cast<std::uint64_t>(arena->window_.span_begin()),
@@ -63,7 +64,7 @@ Result<std::shared_ptr<Arena>> Arena::create(const ArenaOptions& options) {
     return arena;
 }
 
-Arena::~Arena() {
+ProcessArena::~ProcessArena() {
     if (!region_) return;  // `create` failed, and holds the lock
     // A child of a fork between here and the end would keep the descriptors: nobody closes them for it any more.
     const auto no_fork = fault_handler::block_forks();
@@ -72,7 +73,7 @@ Arena::~Arena() {
     const Window gone = std::move(window_);
 }
 
-Arena::Outcome<PageIndex> Arena::allocate(std::optional<PageIndex> at, PageCount count) {
+ProcessArena::Outcome<PageIndex> ProcessArena::allocate(std::optional<PageIndex> at, PageCount count) {
     const auto claimed = claim_free(at, count);
     if (!claimed) return std::unexpected{claimed.error()};
     if (const auto populated = presence_->populate(*claimed); !populated) {
@@ -82,7 +83,7 @@ Arena::Outcome<PageIndex> Arena::allocate(std::optional<PageIndex> at, PageCount
     return claimed->begin;
 }
 
-Arena::Outcome<PageRange> Arena::claim_free(std::optional<PageIndex> at, PageCount count) try {
+ProcessArena::Outcome<PageRange> ProcessArena::claim_free(std::optional<PageIndex> at, PageCount count) try {
     const std::lock_guard lock{mutex_};
     for (;;) {
         refresh_hints();
@@ -109,7 +110,7 @@ Arena::Outcome<PageRange> Arena::claim_free(std::optional<PageIndex> at, PageCou
     return std::unexpected{ENOMEM};
 }
 
-Arena::Outcome<void> Arena::release(PageRange range) {
+ProcessArena::Outcome<void> ProcessArena::release(PageRange range) {
     PageStates& states = presence_->states();
     Outcome<void> outcome;
     PageIndex begin = range.begin;  // of the run of pages that are ours to free
@@ -126,7 +127,7 @@ Arena::Outcome<void> Arena::release(PageRange range) {
     }
 }
 
-Arena::Outcome<void> Arena::release_run(PageRange freeing) {
+ProcessArena::Outcome<void> ProcessArena::release_run(PageRange freeing) {
     if (const auto punched = presence_->punch(freeing); !punched) {
         // The kernel would not take the memory back (out of memory itself): the pages stay allocated.
         presence_->states().store(freeing, PageState::used);
@@ -136,7 +137,7 @@ Arena::Outcome<void> Arena::release_run(PageRange freeing) {
     return {};
 }
 
-void Arena::give_back(PageRange range) {
+void ProcessArena::give_back(PageRange range) {
     const std::lock_guard lock{mutex_};
     // First, because pages that a touch made used are free to the hints until they are drained.
     drain_touched();
@@ -144,7 +145,7 @@ void Arena::give_back(PageRange range) {
     give_hint(range);
 }
 
-Arena::Outcome<void> Arena::reserve(PageRange range) try {
+ProcessArena::Outcome<void> ProcessArena::reserve(PageRange range) try {
     const std::lock_guard lock{mutex_};
     refresh_hints();
     if (!free_.contains(range)) return std::unexpected{EBUSY};
@@ -160,13 +161,13 @@ Arena::Outcome<void> Arena::reserve(PageRange range) try {
     return std::unexpected{ENOMEM};
 }
 
-void Arena::refresh_hints() {
+void ProcessArena::refresh_hints() {
     if (presence_->take_hints_stale()) hints_stale_ = true;
     if (hints_stale_) rebuild_hints();
     drain_touched();
 }
 
-void Arena::drain_touched() noexcept {
+void ProcessArena::drain_touched() noexcept {
     presence_->drain_touched([this](PageIndex page) {
         const PageRange one = PageRange::of(page, PageCount{1});
         // A page whose touch failed is free.
@@ -174,7 +175,7 @@ void Arena::drain_touched() noexcept {
     });
 }
 
-void Arena::rebuild_hints() {
+void ProcessArena::rebuild_hints() {
     free_.clear();
     const PageStates& states = presence_->states();
     PageIndex begin{0};
@@ -187,7 +188,7 @@ void Arena::rebuild_hints() {
     hints_stale_ = false;
 }
 
-void Arena::give_hint(PageRange range) noexcept {
+void ProcessArena::give_hint(PageRange range) noexcept {
     if (hints_stale_) return;  // the rebuild will find them
     try {
         free_.give(range);
@@ -196,7 +197,7 @@ void Arena::give_hint(PageRange range) noexcept {
     }
 }
 
-void Arena::take_hint(PageRange range) noexcept {
+void ProcessArena::take_hint(PageRange range) noexcept {
     if (hints_stale_) return;
     try {
         free_.take(range);
@@ -205,12 +206,12 @@ void Arena::take_hint(PageRange range) noexcept {
     }
 }
 
-void Arena::forget_hints() noexcept {
+void ProcessArena::forget_hints() noexcept {
     free_.clear();
     hints_stale_ = true;
 }
 
-Result<ArenaStatistics> Arena::statistics() {
+Result<ArenaStatistics> ProcessArena::statistics() {
     HARENA_CHECK_OK(fork_guard_.check("the arena"));
     ArenaStatistics statistics{.pages = pages(), .used = {}, .reserved = {}, .host_faults = presence_->host_faults(),
                                .program_faults = program_faults_.load(std::memory_order_relaxed)};
