@@ -183,7 +183,8 @@ Result<void> run(const std::string& path, std::uint64_t budget_ms) {
     // One read and one write of the absent page, and no other.
     HARENA_TRY(const std::uint64_t* const absent_value, object.global<const std::uint64_t>("absent_value"));
     if (counted.fault_count != 2 || *absent_value != 0)
-        return fail(EFAULT, "expected two faults and a zero from the absent page, got {} and {}", counted.fault_count, *absent_value);
+        return fail(EFAULT, "expected two faults and a zero from the absent page, got {} and {}", counted.fault_count,
+                    *absent_value);
 
     const Clock::time_point walking = Clock::now();
     HARENA_TRY(const word_table* const table, object.global<word_table>("table"));
@@ -202,8 +203,8 @@ Result<void> run(const std::string& path, std::uint64_t budget_ms) {
     print_most_frequent(words);
     fmt::print("counts agree with std::unordered_map: {} words\n", total);
 
-    fmt::print("\nThe program then touched an absent page, read {} there, and went on; {} faults were recorded:\n", *absent_value,
-               counted.fault_count);
+    fmt::print("\nThe program then touched an absent page, read {} there, and went on; {} faults were recorded:\n",
+               *absent_value, counted.fault_count);
     for (const auto& fault : counted.faults) fmt::print("{}\n", to_text(fault));
     return {};
 }

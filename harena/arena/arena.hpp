@@ -34,19 +34,20 @@ struct AllocOptions {
 
 /// Counted by a look at every page: exact when no other thread is at work.
 struct ArenaStatistics {
-    PageCount pages;     ///< capacity
-    PageCount used;      ///< allocated by a program or the host, or touched by the host
+    PageCount pages;  ///< capacity
+    PageCount used;   ///< allocated by a program or the host, or touched by the host
     PageCount reserved;
     std::uint64_t host_faults = 0;     ///< touches of absent pages by the host that made a page
     std::uint64_t program_faults = 0;  ///< accesses of programs to absent pages
 };
 
-/// Sparse memory of up to 4 GiB that BPF programs and the host use with the same pointers (Linux: bpf_arena): of this process
+/// Sparse memory of up to 4 GiB that BPF programs and the host use with the same pointers (Linux: bpf_arena): of this
+/// process
 /// (`ProcessArena`) or of the kernel, for the host the same.
 ///
-/// The host reads and writes `[data(), data() + size)` with plain pointers; a touch of an absent page gives a zeroed page.
-/// System calls do not: `populate` what they are given first. Exactness of presence, fork and signals: docs/arena.md.
-/// All functions are thread-safe; in a child after fork all that can fail return EOWNERDEAD.
+/// The host reads and writes `[data(), data() + size)` with plain pointers; a touch of an absent page gives a zeroed
+/// page. System calls do not: `populate` what they are given first. Exactness of presence, fork and signals:
+/// docs/arena.md. All functions are thread-safe; in a child after fork all that can fail return EOWNERDEAD.
 class Arena {
 public:
     static constexpr PageCount k_max_pages{4 * k_gib / k_page_size};
@@ -62,7 +63,9 @@ public:
     /// In bytes.
     [[nodiscard]] std::uint64_t size() const noexcept { return harena::bytes_of(options_.pages); }
     [[nodiscard]] PageCount pages() const noexcept { return options_.pages; }
-    [[nodiscard]] UserAddress user_vm_start() const noexcept { return UserAddress{reinterpret_cast<std::uint64_t>(data_)}; }
+    [[nodiscard]] UserAddress user_vm_start() const noexcept {
+        return UserAddress{reinterpret_cast<std::uint64_t>(data_)};
+    }
     [[nodiscard]] bool segv_on_fault() const noexcept { return options_.segv_on_fault; }
     [[nodiscard]] bool no_user_conv() const noexcept { return options_.no_user_conv; }
     [[nodiscard]] bool contains(const void* address) const noexcept {
@@ -70,8 +73,8 @@ public:
     }
 
     /// Allocates `count` adjoining zeroed pages and returns the first one's address: where asked, or the start of the
-    /// smallest sufficient free range. Errors: EINVAL (0 pages, unaligned address, node not online), E2BIG (more than the
-    /// arena has), ERANGE (outside the arena), EBUSY (a page of the range is in use or reserved), ENOMEM.
+    /// smallest sufficient free range. Errors: EINVAL (0 pages, unaligned address, node not online), E2BIG (more than
+    /// the arena has), ERANGE (outside the arena), EBUSY (a page of the range is in use or reserved), ENOMEM.
     [[nodiscard]] virtual Result<void*> alloc_pages(PageCount count, const AllocOptions& options = {}) = 0;
 
     /// Frees pages, allocated or reserved; they read as zero when they are allocated again. All or nothing.
@@ -82,8 +85,8 @@ public:
     /// Errors: EINVAL (unaligned, 0 pages), ERANGE (outside the arena), EBUSY (a page is in use or reserved).
     virtual Result<void> reserve_pages(void* address, PageCount count) = 0;
 
-    /// Makes every page that holds a byte of [address, address + bytes) present, as a touch would: for system calls, and
-    /// for threads that block SIGBUS. Errors: ERANGE (outside the arena), EFAULT (`segv_on_fault`), ENOMEM.
+    /// Makes every page that holds a byte of [address, address + bytes) present, as a touch would: for system calls,
+    /// and for threads that block SIGBUS. Errors: ERANGE (outside the arena), EFAULT (`segv_on_fault`), ENOMEM.
     virtual Result<void> populate(const void* address, std::uint64_t bytes) = 0;
 
     /// EOWNERDEAD in a child after fork.

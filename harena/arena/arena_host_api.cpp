@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The host's calls: every misuse is an error that names it.
+#include <cerrno>
+
 #include "harena/arena/process_arena.hpp"
 #include "harena/base/os/memory.hpp"
-
-#include <cerrno>
 
 namespace harena {
 
@@ -15,8 +15,8 @@ Result<PageRange> Arena::checked_range(const void* address, PageCount count) con
     if (!is_aligned(at, k_page_size)) return fail(EINVAL, "{:#x} is not the start of a page", at);
     const std::uint64_t first = (at - start) / k_page_size;
     if (at < start || first >= pages().value() || count.value() > pages().value() - first)
-        return fail(ERANGE, "{} pages at {:#x} are not inside arena '{}' ({:#x}-{:#x})", count.value(), at, name(), start,
-                    start + size());
+        return fail(ERANGE, "{} pages at {:#x} are not inside arena '{}' ({:#x}-{:#x})", count.value(), at, name(),
+                    start, start + size());
     return PageRange::of(PageIndex{first}, count);
 }
 
@@ -36,7 +36,8 @@ Result<void*> ProcessArena::alloc_pages(PageCount count, const AllocOptions& opt
     if (allocated) return address_of(*allocated);
     if (allocated.error() == EBUSY)
         return fail(EBUSY, "a page of the {} at {} is in use or reserved", count.value(), options.address);
-    return fail(ENOMEM, "arena '{}' has no {} adjoining free pages, or the machine has no memory for them", name(), count.value());
+    return fail(ENOMEM, "arena '{}' has no {} adjoining free pages, or the machine has no memory for them", name(),
+                count.value());
 }
 
 Result<void> ProcessArena::free_pages(void* address, PageCount count) {
@@ -49,7 +50,8 @@ Result<void> ProcessArena::free_pages(void* address, PageCount count) {
             return fail(EINVAL, "the page at {} is free already (a double free?)", address_of(page));
     }
     if (const auto released = release(range); !released)
-        return os::fail_with({released.error()}, fmt::format("some of the {} pages at {} stay allocated", count.value(), address));
+        return os::fail_with({released.error()},
+                             fmt::format("some of the {} pages at {} stay allocated", count.value(), address));
     return {};
 }
 
@@ -58,7 +60,8 @@ Result<void> ProcessArena::reserve_pages(void* address, PageCount count) {
     HARENA_TRY(const PageRange range, checked_range(address, count));
     const auto reserved = reserve(range);
     if (reserved) return {};
-    if (reserved.error() == EBUSY) return fail(EBUSY, "a page of the {} at {} is in use or reserved", count.value(), address);
+    if (reserved.error() == EBUSY)
+        return fail(EBUSY, "a page of the {} at {} is in use or reserved", count.value(), address);
     return fail(reserved.error(), "no memory to keep the arena's free ranges");
 }
 
@@ -74,7 +77,8 @@ Result<void> ProcessArena::populate(const void* address, std::uint64_t bytes) {
         while (presence_->states().load(page) != PageState::used) {
             const FaultAnswer answer = presence_->host_fault(user_vm_start().value() + o, false);
             if (answer == FaultAnswer::refuse && segv_on_fault())
-                return fail(EFAULT, "the page at {} is absent and the arena was made with segv_on_fault", address_of(page));
+                return fail(EFAULT, "the page at {} is absent and the arena was made with segv_on_fault",
+                            address_of(page));
             if (answer == FaultAnswer::refuse) return fail(ENOMEM, "no memory for the page at {}", address_of(page));
             if (presence_->states().load(page) == PageState::reserved) break;  // populated, and still reserved
         }

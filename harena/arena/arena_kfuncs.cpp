@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The programs' calls. Source of the results: Linux 7.3, kernel/bpf/arena.c, as written down in the contract.
-#include "harena/arena/process_arena.hpp"
-#include "harena/base/os/memory.hpp"
-
 #include <algorithm>
 #include <cerrno>
+
+#include "harena/arena/process_arena.hpp"
+#include "harena/base/os/memory.hpp"
 
 namespace harena {
 
@@ -16,7 +16,8 @@ PageIndex ProcessArena::page_of_low_bits(std::uint64_t address) const noexcept {
     return PageIndex{low >= start ? (low - start) / k_page_size : k_max_pages.value()};
 }
 
-std::uint64_t ProcessArena::kfunc_alloc_pages(std::uint64_t address, std::uint32_t count, std::int32_t node, std::uint64_t flags) {
+std::uint64_t ProcessArena::kfunc_alloc_pages(std::uint64_t address, std::uint32_t count, std::int32_t node,
+                                              std::uint64_t flags) {
     if (fork_guard_.owner_dead() || flags != 0 || count == 0 || count > pages().value()) return 0;
     if (node != -1 && !os::numa_node_online(node)) return 0;
     std::optional<PageIndex> at;

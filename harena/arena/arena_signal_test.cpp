@@ -12,8 +12,8 @@
 #include <csignal>
 #include <thread>
 
-#include "harena/arena/process_arena.hpp"
 #include "harena/arena/nofault.hpp"
+#include "harena/arena/process_arena.hpp"
 #include "harena/arena/test_support.hpp"
 #include "harena/base/os/fault_injection.hpp"
 

@@ -7,8 +7,8 @@
 #include <thread>
 #include <vector>
 
-#include "harena/arena/process_arena.hpp"
 #include "harena/arena/nofault.hpp"
+#include "harena/arena/process_arena.hpp"
 #include "harena/arena/test_support.hpp"
 
 namespace harena {

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "harena/arena/chained_signals.hpp"
 
-#include "harena/base/os/signal.hpp"
-
 #include <ucontext.h>
 
 #include <array>
 #include <atomic>
+
+#include "harena/base/os/signal.hpp"
 
 namespace harena::chained_signals {
 
@@ -21,10 +21,11 @@ constinit std::array<Previous, 2> previous{};
 
 Previous& previous_of(int signal) noexcept { return previous[signal == SIGBUS ? 0 : 1]; }
 
-// Lets the kernel do what it does without a handler: the signal is sent again and arrives when ours returns. A fault too:
-// the instruction, tried again, might succeed (a touch that was refused for lack of memory), with the handler gone.
+// Lets the kernel do what it does without a handler: the signal is sent again and arrives when ours returns. A fault
+// too: the instruction, tried again, might succeed (a touch that was refused for lack of memory), with the handler
+// gone.
 void default_action(int signal, const siginfo_t* info) noexcept {
-    struct sigaction action {};
+    struct sigaction action{};
     action.sa_handler = SIG_DFL;
     (void)os::sigaction(signal, &action);
     (void)os::queue_signal_to_self(signal, *info);
@@ -40,7 +41,7 @@ Result<void> install(Handler handler) {
     }
     for (const int signal : {SIGBUS, SIGSEGV}) {
         const struct sigaction& before = previous_of(signal).action;
-        struct sigaction action {};
+        struct sigaction action{};
         action.sa_sigaction = handler;
         action.sa_flags = SA_SIGINFO | SA_ONSTACK;
         // A signal that somebody sends interrupts system calls as it did before; an ignored one interrupted none.
@@ -66,7 +67,8 @@ void pass_on(int signal, siginfo_t* info, void* context) noexcept {
         if (info->si_code > 0) default_action(signal, info);
         return;
     }
-    if ((static_cast<unsigned>(action.sa_flags) & SA_RESETHAND) != 0 && before.reset.exchange(true, std::memory_order_relaxed))
+    if ((static_cast<unsigned>(action.sa_flags) & SA_RESETHAND) != 0 &&
+        before.reset.exchange(true, std::memory_order_relaxed))
         return default_action(signal, info);  // it had its one signal
 
     sigset_t mask = action.sa_mask;
@@ -97,7 +99,7 @@ void turn_into_segv(const siginfo_t* info, void* context) noexcept {
     const bool ignored = current && (current->sa_flags & SA_SIGINFO) == 0 && current->sa_handler == SIG_IGN;
     if (sigismember(&mask, SIGSEGV) == 1 || ignored) {
         sigdelset(&mask, SIGSEGV);
-        struct sigaction action {};
+        struct sigaction action{};
         action.sa_handler = SIG_DFL;
         (void)os::sigaction(SIGSEGV, &action);
     }

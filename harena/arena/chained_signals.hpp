@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "harena/base/result.hpp"
-
 #include <csignal>
+
+#include "harena/base/result.hpp"
 
 /// SIGBUS and SIGSEGV of the process, shared with whoever had them before.
 namespace harena::chained_signals {

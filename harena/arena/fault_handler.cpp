@@ -7,14 +7,14 @@
 #error "harena's fault handler knows x86-64 only: add fault_context_<machine>.hpp"
 #endif
 
+#include <mutex>
+
 #include "harena/arena/chained_signals.hpp"
 #include "harena/base/fork.hpp"
 #include "harena/base/immortal.hpp"
 #include "harena/base/os/process.hpp"
 #include "harena/base/os/signal.hpp"
 #include "harena/exec/exception_table.hpp"
-
-#include <mutex>
 
 namespace harena::fault_handler {
 
@@ -24,8 +24,8 @@ constinit Immortal<Regions> immortal_regions;
 Regions& regions = immortal_regions.value;
 constinit std::mutex fork_gate;
 
-// Faults in a row at one address of this thread that changed nothing. In a row: soon after one another; else a thread that
-// loses a race at its favourite address once an hour would be given up one day.
+// Faults in a row at one address of this thread that changed nothing. In a row: soon after one another; else a thread
+// that loses a race at its favourite address once an hour would be given up one day.
 struct Repeats {
     std::uintptr_t address = 0;
     unsigned count = 0;
@@ -48,12 +48,16 @@ bool resolve_host_fault(Presence& presence, std::uintptr_t address) noexcept {
         return false;
     }
     switch (presence.host_fault(address, r.count >= k_insist_after)) {
-        case FaultAnswer::progress: r.count = 0; return true;
+        case FaultAnswer::progress:
+            r.count = 0;
+            return true;
         case FaultAnswer::retry:
             ++r.count;
             r.last_ns = os::monotonic_ns();
             return true;
-        case FaultAnswer::refuse: r.count = 0; return false;
+        case FaultAnswer::refuse:
+            r.count = 0;
+            return false;
     }
     return false;
 }
@@ -100,7 +104,8 @@ void after_fork_in_child() noexcept {
 
 bool handle(int signal, siginfo_t* info, void* context) noexcept {
     if (!is_access_fault(signal, *info)) return false;
-    if (const std::uintptr_t fixup = ExceptionTable::instance().find_fixup(fault_context::instruction(context)); fixup != 0) {
+    if (const std::uintptr_t fixup = ExceptionTable::instance().find_fixup(fault_context::instruction(context));
+        fixup != 0) {
         fault_context::set_instruction(context, fixup);
         return true;
     }
@@ -119,7 +124,8 @@ Result<void> install() {
     const std::lock_guard lock{mutex};
     // Each once, also if the other failed: handlers of fork that run twice would lock twice.
     if (!fork_handled)
-        HARENA_CHECK_OK(at_fork({.prepare = &before_fork, .parent = &after_fork_in_parent, .child = &after_fork_in_child}));
+        HARENA_CHECK_OK(
+            at_fork({.prepare = &before_fork, .parent = &after_fork_in_parent, .child = &after_fork_in_child}));
     fork_handled = true;
     if (!signals_handled) HARENA_CHECK_OK(chained_signals::install(&on_signal));
     signals_handled = true;

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "harena/arena/presence.hpp"
-#include "harena/base/result.hpp"
-#include "harena/base/signal_safe_registry.hpp"
-
 #include <csignal>
 #include <cstddef>
 #include <cstdint>
 #include <mutex>
+
+#include "harena/arena/presence.hpp"
+#include "harena/base/result.hpp"
+#include "harena/base/signal_safe_registry.hpp"
 
 /// Who faulted, and what happens then. docs/arena.md has the whole argument.
 namespace harena::fault_handler {

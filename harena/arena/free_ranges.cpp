@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "harena/arena/free_ranges.hpp"
 
-#include "harena/base/assert.hpp"
-
 #include <iterator>
+
+#include "harena/base/assert.hpp"
 
 namespace harena {
 

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "harena/base/types.hpp"
-
 #include <cstdint>
 #include <map>
 #include <optional>
 #include <set>
 #include <utility>
+
+#include "harena/base/types.hpp"
 
 namespace harena {
 

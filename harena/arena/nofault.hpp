@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "harena/base/result.hpp"
-
 #include <cstdint>
+
+#include "harena/base/result.hpp"
 
 /// Memory accesses on behalf of a program, which may fault: then a load gives zero and a store is dropped.
 ///
-/// One machine instruction makes each access (a loop around compare-and-swap the fetching and, or, xor), so that an access
-/// that straddles into an absent page is wholly dropped. Their text is registered in the exception table; addresses must
-/// lie in a `Window` span: anywhere else they touch what is there. Thread-safe; `register_text` must have succeeded.
+/// One machine instruction makes each access (a loop around compare-and-swap the fetching and, or, xor), so that an
+/// access that straddles into an absent page is wholly dropped. Their text is registered in the exception table;
+/// addresses must lie in a `Window` span: anywhere else they touch what is there. Thread-safe; `register_text` must
+/// have succeeded.
 namespace harena::nofault {
 
 struct Access {
@@ -45,8 +46,8 @@ Access atomic(Atomic operation, std::uintptr_t address, unsigned size, std::uint
 /// Writes `desired` if the `size` bytes (4 or 8) equal `expected`; the old content is returned either way.
 Access compare_exchange(std::uintptr_t address, unsigned size, std::uint64_t expected, std::uint64_t desired) noexcept;
 
-/// Copies between private memory and memory that others may change or that may be absent, in words where both ends allow.
-/// False if a part of the shared side was absent: then that part reads as zero or was not written.
+/// Copies between private memory and memory that others may change or that may be absent, in words where both ends
+/// allow. False if a part of the shared side was absent: then that part reads as zero or was not written.
 bool copy_from(void* to, std::uintptr_t from, std::uint64_t bytes) noexcept;
 bool copy_to(std::uintptr_t to, const void* from, std::uint64_t bytes) noexcept;
 

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "harena/arena/nofault.hpp"
-#include "harena/base/assert.hpp"
-#include "harena/exec/exception_table.hpp"
 
 #include <array>
 #include <bit>
 #include <cstring>
 #include <mutex>
+
+#include "harena/base/assert.hpp"
+#include "harena/exec/exception_table.hpp"
 
 extern "C" {
 using NoFaultUnary = harena::nofault::Access(std::uintptr_t address, std::uint64_t operand);
@@ -18,8 +19,10 @@ NoFaultUnary harena_nofault_load_1, harena_nofault_load_2, harena_nofault_load_4
 NoFaultUnary harena_nofault_store_1, harena_nofault_store_2, harena_nofault_store_4, harena_nofault_store_8;
 NoFaultUnary harena_nofault_add_4, harena_nofault_add_8, harena_nofault_or_4, harena_nofault_or_8;
 NoFaultUnary harena_nofault_and_4, harena_nofault_and_8, harena_nofault_xor_4, harena_nofault_xor_8;
-NoFaultUnary harena_nofault_fetch_add_4, harena_nofault_fetch_add_8, harena_nofault_fetch_or_4, harena_nofault_fetch_or_8;
-NoFaultUnary harena_nofault_fetch_and_4, harena_nofault_fetch_and_8, harena_nofault_fetch_xor_4, harena_nofault_fetch_xor_8;
+NoFaultUnary harena_nofault_fetch_add_4, harena_nofault_fetch_add_8, harena_nofault_fetch_or_4,
+    harena_nofault_fetch_or_8;
+NoFaultUnary harena_nofault_fetch_and_4, harena_nofault_fetch_and_8, harena_nofault_fetch_xor_4,
+    harena_nofault_fetch_xor_8;
 NoFaultUnary harena_nofault_exchange_4, harena_nofault_exchange_8;
 NoFaultCompare harena_nofault_compare_exchange_4, harena_nofault_compare_exchange_8;
 void harena_nofault_fixup();
@@ -48,14 +51,15 @@ void check_address([[maybe_unused]] std::uintptr_t address, [[maybe_unused]] uns
 #endif
 }
 
-constexpr std::array k_loads{&harena_nofault_load_1, &harena_nofault_load_2, &harena_nofault_load_4, &harena_nofault_load_8};
+constexpr std::array k_loads{&harena_nofault_load_1, &harena_nofault_load_2, &harena_nofault_load_4,
+                             &harena_nofault_load_8};
 constexpr std::array k_stores{&harena_nofault_store_1, &harena_nofault_store_2, &harena_nofault_store_4,
                               &harena_nofault_store_8};
 // In the order of `Atomic`.
-constexpr std::array k_atomics_4{&harena_nofault_add_4,       &harena_nofault_or_4,       &harena_nofault_and_4,
+constexpr std::array k_atomics_4{&harena_nofault_add_4,       &harena_nofault_or_4,        &harena_nofault_and_4,
                                  &harena_nofault_xor_4,       &harena_nofault_fetch_add_4, &harena_nofault_fetch_or_4,
                                  &harena_nofault_fetch_and_4, &harena_nofault_fetch_xor_4, &harena_nofault_exchange_4};
-constexpr std::array k_atomics_8{&harena_nofault_add_8,       &harena_nofault_or_8,       &harena_nofault_and_8,
+constexpr std::array k_atomics_8{&harena_nofault_add_8,       &harena_nofault_or_8,        &harena_nofault_and_8,
                                  &harena_nofault_xor_8,       &harena_nofault_fetch_add_8, &harena_nofault_fetch_or_8,
                                  &harena_nofault_fetch_and_8, &harena_nofault_fetch_xor_8, &harena_nofault_exchange_8};
 

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "harena/base/types.hpp"
-
 #include <atomic>
 #include <cstdint>
+
+#include "harena/base/types.hpp"
 
 namespace harena {
 
@@ -20,8 +20,8 @@ enum class PageState : std::uint8_t {
 
 /// The state of every page, one atomic byte each, in memory that belongs to the arena's file.
 ///
-/// Invariant: between a successful change to `populating` or `freeing` and the change that ends it, only the thread that
-/// made it changes that byte. Async-signal-safe and thread-safe.
+/// Invariant: between a successful change to `populating` or `freeing` and the change that ends it, only the thread
+/// that made it changes that byte. Async-signal-safe and thread-safe.
 class PageStates {
 public:
     PageStates() noexcept = default;

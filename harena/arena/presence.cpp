@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "harena/arena/presence.hpp"
 
-#include "harena/base/os/signal.hpp"
-
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <sys/mman.h>
@@ -12,6 +10,8 @@
 #include <cstring>
 #include <memory>
 #include <string_view>
+
+#include "harena/base/os/signal.hpp"
 
 namespace harena {
 
@@ -27,12 +27,14 @@ std::uint64_t state_bytes(PageCount pages) noexcept { return align_up(pages.valu
 Result<os::FileDescriptor> open_userfaultfd() {
     auto uffd = os::userfaultfd();
     if (!uffd)
-        return fail(uffd.error().code,
-                    "arenas need userfaultfd(2), which this process may not have here ({}); Linux 5.11 and later allow it "
-                    "without privilege unless a sandbox (seccomp) refuses it: see 'harena doctor'",
-                    os::describe(uffd.error()));
+        return fail(
+            uffd.error().code,
+            "arenas need userfaultfd(2), which this process may not have here ({}); Linux 5.11 and later allow it "
+            "without privilege unless a sandbox (seccomp) refuses it: see 'harena doctor'",
+            os::describe(uffd.error()));
     if (const auto agreed = os::uffd_api(uffd->get(), UFFD_FEATURE_SIGBUS | UFFD_FEATURE_MISSING_SHMEM); !agreed)
-        return fail(agreed.error().code, "this kernel's userfaultfd lacks SIGBUS delivery for shared memory (Linux 4.14): {}",
+        return fail(agreed.error().code,
+                    "this kernel's userfaultfd lacks SIGBUS delivery for shared memory (Linux 4.14): {}",
                     os::describe(agreed.error()));
     return std::move(*uffd);
 }
@@ -52,7 +54,8 @@ Result<void> Presence::make_file(const Options& options) {
     const std::uint64_t bytes = harena::bytes_of(options.pages) + state_bytes(options.pages);
     const auto limit = os::getrlimit(RLIMIT_FSIZE);
     if (limit && *limit < bytes)
-        return fail(EFBIG, "the arena's file needs {} bytes and the limit RLIMIT_FSIZE is {}; raise it (ulimit -f)", bytes, *limit);
+        return fail(EFBIG, "the arena's file needs {} bytes and the limit RLIMIT_FSIZE is {}; raise it (ulimit -f)",
+                    bytes, *limit);
     // Seen in /proc/self/maps; the kernel takes at most 249 bytes.
     const std::string name = fmt::format("harena:{}", std::string_view{options.name}.substr(0, 200));
     auto file = os::memfd_create(name.c_str());
@@ -67,8 +70,8 @@ Result<void> Presence::make_file(const Options& options) {
 
 Result<void> Presence::map(const Options& options) {
     const std::uint64_t bytes = harena::bytes_of(options.pages);
-    // PROT_NONE and unlocked until userfaultfd watches it: under mlockall(MCL_FUTURE) a writable mapping would be filled
-    // at once, 4 GiB of it.
+    // PROT_NONE and unlocked until userfaultfd watches it: under mlockall(MCL_FUTURE) a writable mapping would be
+    // filled at once, 4 GiB of it.
     const auto mapped = os::mmap(options.address, bytes, PROT_NONE, MAP_SHARED | MAP_FIXED, file_.get(), 0);
     if (!mapped) return os::fail_with(mapped.error(), "cannot map the arena's memfd into its window");
     address_ = options.address;
@@ -163,8 +166,9 @@ FaultAnswer Presence::fill_absent(PageIndex page) noexcept {
     return *filled ? FaultAnswer::progress : FaultAnswer::retry;
 }
 
-// Puts memory behind a page that keeps its state, so that no free passes it by meanwhile. If one came between, its punch may
-// have come before our memory: nullopt, look again, and the page's next step (absent to used) takes that memory over.
+// Puts memory behind a page that keeps its state, so that no free passes it by meanwhile. If one came between, its
+// punch may have come before our memory: nullopt, look again, and the page's next step (absent to used) takes that
+// memory over.
 std::optional<FaultAnswer> Presence::fill_in_place(PageIndex page, PageState state) noexcept {
     const auto filled = zero_page(page);
     if (!filled) return FaultAnswer::refuse;
@@ -184,7 +188,8 @@ FaultAnswer Presence::host_fault(std::uintptr_t address, bool insist) noexcept {
     const PageIndex page{(address - reinterpret_cast<std::uintptr_t>(address_)) / k_page_size};
     for (int turn = 0; turn < k_yields + k_naps; ++turn) {
         switch (states_.load(page)) {
-            case PageState::absent: return fill_absent(page);
+            case PageState::absent:
+                return fill_absent(page);
             case PageState::reserved:
                 if (const auto answer = fill_in_place(page, PageState::reserved)) return *answer;
                 break;
@@ -198,7 +203,8 @@ FaultAnswer Presence::host_fault(std::uintptr_t address, bool insist) noexcept {
                 if (turn >= k_yields) return help_populating(page);
                 break;
             case PageState::freeing:
-            case PageState::recycled: break;
+            case PageState::recycled:
+                break;
         }
         if (turn < k_yields) {
             os::yield_processor();

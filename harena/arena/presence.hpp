@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <optional>
+
 #include "harena/arena/page_states.hpp"
 #include "harena/base/bitmap.hpp"
 #include "harena/base/os/memory.hpp"
 #include "harena/base/page_math.hpp"
 #include "harena/base/result.hpp"
-
-#include <atomic>
-#include <cstdint>
-#include <memory>
-#include <optional>
 
 namespace harena {
 
@@ -47,11 +47,13 @@ public:
         return address - reinterpret_cast<std::uintptr_t>(address_) < harena::bytes_of(states_.count());
     }
 
-    /// Moves pages that are all absent to `populating`. False, and nothing changed, if one is not: `blocker` says which.
+    /// Moves pages that are all absent to `populating`. False, and nothing changed, if one is not: `blocker` says
+    /// which.
     [[nodiscard]] bool claim(PageRange range, PageIndex& blocker) noexcept;
 
     /// Puts zeroed memory behind pages that this thread claimed, and moves them to `used`.
-    /// On an error (ENOMEM, ENOSPC) they have no memory and are still `populating`: the caller's, to be made absent again.
+    /// On an error (ENOMEM, ENOSPC) they have no memory and are still `populating`: the caller's, to be made absent
+    /// again.
     os::SysResult<void> populate(PageRange claimed) noexcept;
 
     /// Takes the memory of pages away that this thread moved to `freeing`; they stay in that state.

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "harena/arena/process_arena.hpp"
 
-#include "harena/arena/nofault.hpp"
-#include "harena/base/os/memory.hpp"
-
 #include <algorithm>
 #include <cerrno>
 #include <new>
 #include <utility>
+
+#include "harena/arena/nofault.hpp"
+#include "harena/base/os/memory.hpp"
 
 namespace harena {
 
@@ -18,11 +18,13 @@ constexpr PageCount k_punch_batch{512};
 
 Result<void> check(const ArenaOptions& options) {
     const std::uint64_t start = options.user_vm_start.value();
-    if (options.pages == PageCount{0}) return fail(EINVAL, "arena '{}': 0 pages; an arena has at least one", options.name);
+    if (options.pages == PageCount{0})
+        return fail(EINVAL, "arena '{}': 0 pages; an arena has at least one", options.name);
     if (!is_aligned(start, k_page_size))
         return fail(EINVAL, "arena '{}': user_vm_start {:#x} is not a multiple of the page size", options.name, start);
     if (options.pages > Arena::k_max_pages)
-        return fail(E2BIG, "arena '{}': {} pages are more than 4 GiB (1048576 pages)", options.name, options.pages.value());
+        return fail(E2BIG, "arena '{}': {} pages are more than 4 GiB (1048576 pages)", options.name,
+                    options.pages.value());
     if (const std::uint64_t last = start + harena::bytes_of(options.pages) - 1; start >> 32 != last >> 32)
         return fail(ERANGE, "arena '{}': {:#x}-{:#x} crosses a 4 GiB boundary", options.name, start, last + 1);
     return {};
@@ -56,11 +58,12 @@ Result<std::shared_ptr<ProcessArena>> ProcessArena::create(const ArenaOptions& o
     arena->set_data(arena->presence_->address());
     if (const auto advised = os::madvise(arena->window_.span_begin(), Window::k_span_bytes, MADV_DONTFORK); !advised)
         return os::fail_with(advised.error(), "cannot keep the arena's window from being inherited over fork");
-    HARENA_TRY(arena->region_, fault_handler::add({.span_begin = reinterpret_cast<std::uint64_t>(arena->window_.span_begin()),
-                                                   .span_bytes = Window::k_span_bytes,
-                                                   .begin = arena->user_vm_start().value(),
-                                                   .bytes = arena->size(),
-                                                   .presence = arena->presence_.get()}));
+    HARENA_TRY(arena->region_,
+               fault_handler::add({.span_begin = reinterpret_cast<std::uint64_t>(arena->window_.span_begin()),
+                                   .span_bytes = Window::k_span_bytes,
+                                   .begin = arena->user_vm_start().value(),
+                                   .bytes = arena->size(),
+                                   .presence = arena->presence_.get()}));
     return arena;
 }
 
@@ -213,7 +216,10 @@ void ProcessArena::forget_hints() noexcept {
 
 Result<ArenaStatistics> ProcessArena::statistics() {
     HARENA_CHECK_OK(fork_guard_.check("the arena"));
-    ArenaStatistics statistics{.pages = pages(), .used = {}, .reserved = {}, .host_faults = presence_->host_faults(),
+    ArenaStatistics statistics{.pages = pages(),
+                               .used = {},
+                               .reserved = {},
+                               .host_faults = presence_->host_faults(),
                                .program_faults = program_faults_.load(std::memory_order_relaxed)};
     std::uint64_t used = 0;
     std::uint64_t reserved = 0;

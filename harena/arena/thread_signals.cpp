@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <utility>
+
 #include "harena/arena/fault_handler.hpp"
 #include "harena/base/os/memory.hpp"
 #include "harena/base/os/signal.hpp"
 #include "harena/base/page_math.hpp"
-
-#include <utility>
 
 namespace harena::fault_handler {
 
@@ -44,8 +44,8 @@ private:
         const auto current = os::sigaltstack(nullptr);
         if (!current) return os::fail_with(current.error(), "cannot ask for the alternate signal stack");
         if ((current->ss_flags & SS_DISABLE) == 0) return {};
-        const auto mapping = os::mmap(nullptr, k_mapping_bytes, PROT_READ | PROT_WRITE,
-                                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+        const auto mapping =
+            os::mmap(nullptr, k_mapping_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
         if (!mapping) return os::fail_with(mapping.error(), "no memory for an alternate signal stack");
         mapping_ = *mapping;
         if (const auto guarded = os::mprotect(mapping_, k_page_size, PROT_NONE); !guarded)
@@ -71,8 +71,10 @@ Result<void> prepare_thread() {
     if (!blocked) return os::fail_with(blocked.error(), "cannot ask for the blocked signals");
     for (const int signal : {SIGBUS, SIGSEGV})
         if (sigismember(&*blocked, signal) == 1)
-            return fail(EPERM, "this thread blocks {}, which tells absent arena pages: unblock it (pthread_sigmask) before "
-                        "running programs", signal == SIGBUS ? "SIGBUS" : "SIGSEGV");
+            return fail(EPERM,
+                        "this thread blocks {}, which tells absent arena pages: unblock it (pthread_sigmask) before "
+                        "running programs",
+                        signal == SIGBUS ? "SIGBUS" : "SIGSEGV");
     HARENA_CHECK_OK(stack.set_up());
     prepared = true;
     return {};

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "harena/arena/window.hpp"
 
-#include "harena/base/os/memory.hpp"
-
 #include <sys/resource.h>
+
+#include "harena/base/os/memory.hpp"
 
 namespace harena {
 
@@ -14,18 +14,23 @@ constexpr int k_reserve_flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
 std::unexpected<Error> fail_to_reserve(os::SysError error, std::string_view where) {
     const auto limit = os::getrlimit(RLIMIT_AS);
     if (limit && *limit != RLIM_INFINITY)
-        return fail(error.code, "cannot reserve 4 GiB of address space {}: the limit RLIMIT_AS is {} bytes; raise it (ulimit -v)",
+        return fail(error.code,
+                    "cannot reserve 4 GiB of address space {}: the limit RLIMIT_AS is {} bytes; raise it (ulimit -v)",
                     where, *limit);
     if (error.code == EAGAIN)
-        return fail(ENOMEM, "cannot reserve 4 GiB of address space {}: mlockall(MCL_FUTURE) counts it as locked memory and "
-                    "RLIMIT_MEMLOCK is too low for that", where);
+        return fail(ENOMEM,
+                    "cannot reserve 4 GiB of address space {}: mlockall(MCL_FUTURE) counts it as locked memory and "
+                    "RLIMIT_MEMLOCK is too low for that",
+                    where);
     return fail(error.code, "cannot reserve 4 GiB of address space {}: {}", where, os::describe(error));
 }
 
 Result<std::byte*> reserve_at(std::uint64_t base) {
     const std::string where = fmt::format("at {:#x}", base);
     if (base < Window::k_bytes || base > (std::uint64_t{1} << 47) - 2 * Window::k_bytes)
-        return fail(ENOMEM, "cannot reserve 4 GiB of address space {}: only 0x100000000 to 0x7ffe00000000 can hold a window", where);
+        return fail(ENOMEM,
+                    "cannot reserve 4 GiB of address space {}: only 0x100000000 to 0x7ffe00000000 can hold a window",
+                    where);
     auto* const wanted = reinterpret_cast<std::byte*>(base - Window::k_guard_below);
     const auto span = os::mmap(wanted, Window::k_span_bytes, PROT_NONE, k_reserve_flags | MAP_FIXED_NOREPLACE, -1, 0);
     if (span && *span != wanted) {  // a kernel before 4.17 takes the address as a hint only
@@ -36,8 +41,10 @@ Result<std::byte*> reserve_at(std::uint64_t base) {
         return fail_to_reserve(span.error(), where);
     }
     const auto occupant = os::find_mapping(base - Window::k_guard_below, Window::k_span_bytes);
-    return fail(EEXIST, "the arena's window {:#x}-{:#x} and its guards are taken by the mapping {}; choose another user_vm_start",
-                base, base + Window::k_bytes, occupant.value_or("(of another thread, gone again)"));
+    return fail(
+        EEXIST,
+        "the arena's window {:#x}-{:#x} and its guards are taken by the mapping {}; choose another user_vm_start", base,
+        base + Window::k_bytes, occupant.value_or("(of another thread, gone again)"));
 }
 
 // Reserves enough to find an aligned window in it, and gives the rest back.

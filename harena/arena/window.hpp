@@ -1,26 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "harena/base/page_math.hpp"
-#include "harena/base/result.hpp"
-#include "harena/base/types.hpp"
-
 #include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <utility>
 
+#include "harena/base/page_math.hpp"
+#include "harena/base/result.hpp"
+#include "harena/base/types.hpp"
+
 namespace harena {
 
 /// 4 GiB of reserved address space, aligned to 4 GiB, with guards on both sides.
 ///
-/// A program reaches `base + (u32)pointer + s16 offset`, and no more than 8 bytes from there: whatever pointer and offset
-/// are, that is inside the window and its guards, all of it PROT_NONE where no arena is mapped.
+/// A program reaches `base + (u32)pointer + s16 offset`, and no more than 8 bytes from there: whatever pointer and
+/// offset are, that is inside the window and its guards, all of it PROT_NONE where no arena is mapped.
 class Window {
 public:
     static constexpr std::uint64_t k_bytes = 4 * k_gib;
     static constexpr std::uint64_t k_guard_below = 32 * k_kib;  // an offset of -32768 from pointer 0
-    static constexpr std::uint64_t k_guard_above = 36 * k_kib;  // 8 bytes at pointer 0xffffffff, offset 32767: 32 KiB + 6
+    static constexpr std::uint64_t k_guard_above =
+        36 * k_kib;  // 8 bytes at pointer 0xffffffff, offset 32767: 32 KiB + 6
     static_assert(k_guard_below >= 32768 && k_guard_above >= 0xffffffffULL + 32767 + 8 - k_bytes);
 
     /// Reserves the window at `base`, a multiple of 4 GiB, or at an address that the kernel chooses if there is none.

@@ -33,7 +33,9 @@ public:
     [[nodiscard]] std::size_t count() const noexcept;
 
 private:
-    [[nodiscard]] static constexpr std::uint64_t mask(std::size_t bit) noexcept { return std::uint64_t{1} << (bit % 64); }
+    [[nodiscard]] static constexpr std::uint64_t mask(std::size_t bit) noexcept {
+        return std::uint64_t{1} << (bit % 64);
+    }
     template <bool Set>
     void assign_range(std::size_t begin, std::size_t end) noexcept;
     template <bool Set>

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "harena/base/fork.hpp"
 
-#include "harena/base/os/sys_result.hpp"
-
 #include <pthread.h>
 
 #include <atomic>
 #include <cerrno>
+
+#include "harena/base/os/sys_result.hpp"
 
 namespace harena {
 
@@ -32,7 +32,8 @@ ForkGuard::ForkGuard() noexcept : generation_{fork_generation()} {
 
 Result<void> ForkGuard::check(std::string_view what) const {
     if (owner_dead())
-        return fail(EOWNERDEAD, "{} belongs to the parent process: a child after fork cannot use it; make a new one", what);
+        return fail(EOWNERDEAD, "{} belongs to the parent process: a child after fork cannot use it; make a new one",
+                    what);
     return {};
 }
 

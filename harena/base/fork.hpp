@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "harena/base/result.hpp"
-
 #include <cstdint>
+
+#include "harena/base/result.hpp"
 
 namespace harena {
 

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "harena/base/types.hpp"
-
 #include <cstddef>
 #include <cstdint>
+
+#include "harena/base/types.hpp"
 
 namespace harena {
 

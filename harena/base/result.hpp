@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <fmt/format.h>
-
 #include <expected>
 #include <string>
 #include <utility>
+
+#include <fmt/format.h>
 
 namespace harena {
 
@@ -37,26 +37,24 @@ template <typename... Args>
 }
 
 /// Passes the error of one result on as that of another type.
-[[nodiscard]] inline std::unexpected<Error> pass_on(Error error) {
-    return std::unexpected<Error>{std::move(error)};
-}
+[[nodiscard]] inline std::unexpected<Error> pass_on(Error error) { return std::unexpected<Error>{std::move(error)}; }
 
 }  // namespace harena
 
 #define HARENA_CONCAT_INNER(a, b) a##b
 #define HARENA_CONCAT(a, b) HARENA_CONCAT_INNER(a, b)
-#define HARENA_TRY_INNER(result, declaration, ...)                        \
-    auto&& result = (__VA_ARGS__);                                        \
-    if (!result) return ::harena::pass_on(std::move(result).error());     \
+#define HARENA_TRY_INNER(result, declaration, ...)                    \
+    auto&& result = (__VA_ARGS__);                                    \
+    if (!result) return ::harena::pass_on(std::move(result).error()); \
     declaration = *std::move(result)
 
-/// `HARENA_TRY(auto page, pool.alloc());` declares `page`, or returns the error. A macro, because only a macro can return
-/// from its caller; GCC 12's std::expected has no monadic operations.
+/// `HARENA_TRY(auto page, pool.alloc());` declares `page`, or returns the error. A macro, because only a macro can
+/// return from its caller; GCC 12's std::expected has no monadic operations.
 #define HARENA_TRY(declaration, ...) HARENA_TRY_INNER(HARENA_CONCAT(harena_try_, __COUNTER__), declaration, __VA_ARGS__)
 
 /// `HARENA_CHECK_OK(map.update(key, value));` returns the error of a `Result<void>`, if there is one.
-#define HARENA_CHECK_OK(...)                                                                        \
-    do {                                                                                            \
-        if (auto&& harena_result = (__VA_ARGS__); !harena_result)                                   \
-            return ::harena::pass_on(std::move(harena_result).error());                             \
+#define HARENA_CHECK_OK(...)                                            \
+    do {                                                                \
+        if (auto&& harena_result = (__VA_ARGS__); !harena_result)       \
+            return ::harena::pass_on(std::move(harena_result).error()); \
     } while (false)

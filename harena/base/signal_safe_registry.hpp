@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "harena/base/result.hpp"
-
 #include <array>
 #include <atomic>
 #include <cstdint>
@@ -13,17 +11,19 @@
 #include <type_traits>
 #include <utility>
 
+#include "harena/base/result.hpp"
+
 namespace harena {
 
 /// A set of small plain records that signal handlers can search while other threads add and remove.
 ///
 /// Records live in slots of chunks that are freed only with the whole; a removed record's slot is used again.
-/// Each slot is a sequence lock over atomic words: a reader copies the record and takes it only if the slot's version was
-/// even and the same before and after, so that it never sees half of two records. A reader waits for nobody: a slot that
-/// changes under it holds a record that is being added or removed, and no caller may depend on such a one.
+/// Each slot is a sequence lock over atomic words: a reader copies the record and takes it only if the slot's version
+/// was even and the same before and after, so that it never sees half of two records. A reader waits for nobody: a slot
+/// that changes under it holds a record that is being added or removed, and no caller may depend on such a one.
 ///
-/// `add` and `remove` are thread-safe and take a lock (a leaf of the lock order, docs/locking.md); `find_if` is lock-free
-/// and async-signal-safe.
+/// `add` and `remove` are thread-safe and take a lock (a leaf of the lock order, docs/locking.md); `find_if` is
+/// lock-free and async-signal-safe.
 template <typename Record>
     requires std::is_trivially_copyable_v<Record> && (sizeof(Record) % 8 == 0)
 class SignalSafeRegistry {
@@ -101,8 +101,8 @@ private:
     template <typename Change>
     static void write(Slot& slot, Change&& change) noexcept {
         const std::uint64_t version = slot.version.load(std::memory_order_relaxed);
-        // Every store of `change` is a release and every load of `read` an acquire: a reader that sees any new word also
-        // sees the odd version, and drops what it read.
+        // Every store of `change` is a release and every load of `read` an acquire: a reader that sees any new word
+        // also sees the odd version, and drops what it read.
         slot.version.store(version + 1, std::memory_order_relaxed);
         change();
         slot.version.store(version + 2, std::memory_order_release);

@@ -14,11 +14,12 @@ ArrayMap::ArrayMap(const MapDefinition& d)
     : ProcessMap{d}, stride_{align_up(d.value_size, 8)}, values_{stride_ / 8 * d.max_entries} {}
 
 Result<std::shared_ptr<ProcessMap>> ArrayMap::create(const MapDefinition& d) {
-    // Flags that only change how the kernel keeps the map: BPF_F_MMAPABLE, BPF_F_NUMA_NODE, BPF_F_RDONLY_PROG and the like
-    // would change what a program may do, and are refused.
+    // Flags that only change how the kernel keeps the map: BPF_F_MMAPABLE, BPF_F_NUMA_NODE, BPF_F_RDONLY_PROG and the
+    // like would change what a program may do, and are refused.
     constexpr std::uint32_t k_mmapable = 1U << 10;
     if (d.key_size != 4) return fail(EINVAL, "map '{}': the key of an ARRAY has 4 bytes, not {}", d.name, d.key_size);
-    if ((d.flags & ~k_mmapable) != 0) return fail(EINVAL, "map '{}': map_flags {:#x} are not known for ARRAY", d.name, d.flags);
+    if ((d.flags & ~k_mmapable) != 0)
+        return fail(EINVAL, "map '{}': map_flags {:#x} are not known for ARRAY", d.name, d.flags);
     return std::shared_ptr<ProcessMap>{new ArrayMap{d}};
 }
 

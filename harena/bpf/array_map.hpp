@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "harena/bpf/process_map.hpp"
-
 #include <memory>
 
 #include "harena/base/zeroed_array.hpp"
+#include "harena/bpf/process_map.hpp"
 
 namespace harena::bpf {
 

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "harena/bpf/insn.hpp"
-
 #include <cstddef>
 #include <span>
 #include <string>
+
+#include "harena/bpf/insn.hpp"
 
 namespace harena::bpf {
 
@@ -14,8 +14,8 @@ namespace harena::bpf {
 /// instruction; one of 16 bytes needs its second half there. An instruction that does not exist gives
 /// `(invalid opcode 0xff)` and so on: never an error, whatever the bytes are. Thread-safe.
 ///
-/// As in Linux and LLVM, a cast names the space it casts to first: `(…, 0, 1)` gives the program's arena pointer and `(…, 1, 0)`
-/// the user pointer.
+/// As in Linux and LLVM, a cast names the space it casts to first: `(…, 0, 1)` gives the program's arena pointer and
+/// `(…, 1, 0)` the user pointer.
 [[nodiscard]] std::string disassemble(std::span<const Insn> code);
 
 }  // namespace harena::bpf

@@ -1,12 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "harena/arena/arena.hpp"
-#include "harena/base/result.hpp"
-#include "harena/bpf/map.hpp"
-#include "harena/bpf/object_file.hpp"
-#include "harena/bpf/program.hpp"
-
 #include <cstddef>
 #include <functional>
 #include <memory>
@@ -14,13 +8,19 @@
 #include <string_view>
 #include <vector>
 
+#include "harena/arena/arena.hpp"
+#include "harena/base/result.hpp"
+#include "harena/bpf/map.hpp"
+#include "harena/bpf/object_file.hpp"
+#include "harena/bpf/program.hpp"
+
 namespace harena::bpf {
 
 /// Memory of the `.data`, `.bss` and `.rodata` sections, page-aligned, at the same place from `Object::open` on.
 struct DataMemory {
     std::byte* address = nullptr;  // null for the arena's globals before the object is loaded
     std::uint64_t size = 0;
-    bool read_only = false;  // for programs
+    bool read_only = false;            // for programs
     std::shared_ptr<std::byte> owner;  // null where the arena owns it
 };
 
@@ -36,10 +36,10 @@ struct LoadOptions {
 
 /// What an engine makes of an object.
 struct LoadedObject {
-    std::shared_ptr<Arena> arena;              // null if the object has none
-    std::vector<std::shared_ptr<Map>> maps;    // as `ObjectFile::maps`
+    std::shared_ptr<Arena> arena;            // null if the object has none
+    std::vector<std::shared_ptr<Map>> maps;  // as `ObjectFile::maps`
     std::vector<std::unique_ptr<Program>> programs;
-    std::vector<DataMemory> data;              // as `ObjectFile::data`
+    std::vector<DataMemory> data;  // as `ObjectFile::data`
 };
 
 /// Where programs run.
@@ -57,8 +57,8 @@ public:
 
     /// Makes the arena and the maps of an object, resolves what its instructions refer to, and readies its programs.
     /// `data` holds the contents of the global variables. Called by `Object::load`. Thread-safe.
-    [[nodiscard]] virtual Result<LoadedObject> load(std::shared_ptr<const ObjectFile> file, std::vector<DataMemory> data,
-                                                    const LoadOptions& options) = 0;
+    [[nodiscard]] virtual Result<LoadedObject> load(std::shared_ptr<const ObjectFile> file,
+                                                    std::vector<DataMemory> data, const LoadOptions& options) = 0;
 };
 
 }  // namespace harena::bpf

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "harena/bpf/fault.hpp"
 
-#include <fmt/format.h>
-
 #include <algorithm>
+
+#include <fmt/format.h>
 
 namespace harena::bpf {
 
 std::string to_text(const Fault& fault) {
-    return fmt::format("ERROR: Arena {} access at unmapped address {:#x}\n  {}", fault.access == Fault::Access::read ? "READ" : "WRITE",
-                       fault.address.value(), fault.place);
+    return fmt::format("ERROR: Arena {} access at unmapped address {:#x}\n  {}",
+                       fault.access == Fault::Access::read ? "READ" : "WRITE", fault.address.value(), fault.place);
 }
 
 void FaultLog::add(std::uint64_t count, const std::vector<Fault>& faults) {

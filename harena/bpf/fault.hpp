@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "harena/base/types.hpp"
-
 #include <array>
 #include <cstdint>
 #include <mutex>
 #include <string>
 #include <vector>
+
+#include "harena/base/types.hpp"
 
 namespace harena::bpf {
 

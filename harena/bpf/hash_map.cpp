@@ -16,8 +16,8 @@ namespace harena::bpf {
 namespace {
 
 constexpr std::uint32_t k_max_entries = 1U << 30;
-// As in Linux (htab_map_alloc_check, about KMALLOC_MAX_SIZE): a value is copied under the lock, and in one piece between two
-// looks at the budget.
+// As in Linux (htab_map_alloc_check, about KMALLOC_MAX_SIZE): a value is copied under the lock, and in one piece
+// between two looks at the budget.
 constexpr std::uint64_t k_max_element_bytes = (1U << 22) - 64;
 
 // A step of the mixing that splitmix64 ends with: every input bit reaches every output bit.
@@ -40,10 +40,13 @@ HashMap::HashMap(const MapDefinition& d)
 
 Result<std::shared_ptr<ProcessMap>> HashMap::create(const MapDefinition& d) {
     constexpr std::uint32_t k_no_prealloc = 1U << 0;  // how the kernel keeps it; all the same here
-    if ((d.flags & ~k_no_prealloc) != 0) return fail(EINVAL, "map '{}': map_flags {:#x} are not known for HASH", d.name, d.flags);
-    if (d.max_entries > k_max_entries) return fail(E2BIG, "map '{}': {} entries are more than {}", d.name, d.max_entries, k_max_entries);
+    if ((d.flags & ~k_no_prealloc) != 0)
+        return fail(EINVAL, "map '{}': map_flags {:#x} are not known for HASH", d.name, d.flags);
+    if (d.max_entries > k_max_entries)
+        return fail(E2BIG, "map '{}': {} entries are more than {}", d.name, d.max_entries, k_max_entries);
     if (std::uint64_t{d.key_size} + d.value_size >= k_max_element_bytes)
-        return fail(E2BIG, "map '{}': key and value of {} + {} bytes are not below {}", d.name, d.key_size, d.value_size, k_max_element_bytes);
+        return fail(E2BIG, "map '{}': key and value of {} + {} bytes are not below {}", d.name, d.key_size,
+                    d.value_size, k_max_element_bytes);
     return std::shared_ptr<ProcessMap>{new HashMap{d}};
 }
 
@@ -65,7 +68,8 @@ std::byte* HashMap::value_at(Element element) noexcept { return key_at(element) 
 
 HashMap::Element HashMap::search(const std::byte* key) noexcept {
     Element element = buckets_[bucket_of(key)];
-    while (element != k_none && std::memcmp(key_at(element), key, definition().key_size) != 0) element = link_of(element).next;
+    while (element != k_none && std::memcmp(key_at(element), key, definition().key_size) != 0)
+        element = link_of(element).next;
     return element;
 }
 

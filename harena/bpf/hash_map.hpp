@@ -1,19 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "harena/bpf/process_map.hpp"
-
 #include <memory>
 #include <mutex>
 
 #include "harena/base/zeroed_array.hpp"
+#include "harena/bpf/process_map.hpp"
 
 namespace harena::bpf {
 
 /// A map of type HASH: chained buckets over `max_entries` elements that are made once and used again.
 ///
-/// A program's pointer to a value outlives the element's deletion: it then points to whatever the element holds next, as in
-/// Linux, and never to freed memory.
+/// A program's pointer to a value outlives the element's deletion: it then points to whatever the element holds next,
+/// as in Linux, and never to freed memory.
 class HashMap final : public ProcessMap {
 public:
     [[nodiscard]] static Result<std::shared_ptr<ProcessMap>> create(const MapDefinition& definition);
@@ -45,9 +44,9 @@ private:
     [[nodiscard]] Element search(const std::byte* key) noexcept;
 
     std::uint64_t key_stride_;
-    std::uint64_t stride_;  // key and value, each rounded up to 8
-    std::uint64_t seed_;    // differs from map to map: an attacker who chooses keys cannot choose the bucket
-    std::mutex mutex_;      // protects all below except the values; a leaf of the lock order
+    std::uint64_t stride_;          // key and value, each rounded up to 8
+    std::uint64_t seed_;            // differs from map to map: an attacker who chooses keys cannot choose the bucket
+    std::mutex mutex_;              // protects all below except the values; a leaf of the lock order
     ZeroedArray<Element> buckets_;  // the first of each; a power of two of them
     ZeroedArray<Link> links_;
     ZeroedArray<std::uint64_t> elements_;

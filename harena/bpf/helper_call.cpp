@@ -29,17 +29,19 @@ HelperCall::HelperCall(Interpreter& interpreter, const Prototype& prototype, std
 }
 
 void HelperCall::wrong_kind(unsigned argument, std::string_view expected) const {
-    stop(EACCES, "R{} type={} expected={} (argument {} of {})", argument + 1, name_of(values_[argument].kind()), expected,
-         argument + 1, prototype_.name);
+    stop(EACCES, "R{} type={} expected={} (argument {} of {})", argument + 1, name_of(values_[argument].kind()),
+         expected, argument + 1, prototype_.name);
 }
 
 void HelperCall::check(unsigned argument) {
     Value& value = values_[argument];
     switch (prototype_.arguments[argument]) {
         case ArgKind::none:
-        case ArgKind::optional_scalar: return;
+        case ArgKind::optional_scalar:
+            return;
         case ArgKind::scalar:
-        case ArgKind::size: return check_scalar(argument);
+        case ArgKind::size:
+            return check_scalar(argument);
         case ArgKind::scalar32:
             check_scalar(argument);
             value.bits = static_cast<std::uint32_t>(value.bits);
@@ -52,12 +54,18 @@ void HelperCall::check(unsigned argument) {
             return;
         case ArgKind::map:
         case ArgKind::arena_map:
-        case ArgKind::program_array: return check_map(argument);
-        case ArgKind::map_key: return check_input(argument, map_->definition().key_size);
-        case ArgKind::map_value: return check_input(argument, map_->definition().value_size);
-        case ArgKind::input: return check_input(argument, size_after(argument));
-        case ArgKind::output: return check_output(argument, size_after(argument));
-        case ArgKind::c_string: return check_c_string(argument);
+        case ArgKind::program_array:
+            return check_map(argument);
+        case ArgKind::map_key:
+            return check_input(argument, map_->definition().key_size);
+        case ArgKind::map_value:
+            return check_input(argument, map_->definition().value_size);
+        case ArgKind::input:
+            return check_input(argument, size_after(argument));
+        case ArgKind::output:
+            return check_output(argument, size_after(argument));
+        case ArgKind::c_string:
+            return check_c_string(argument);
         case ArgKind::callback:
             if (value.kind() != Kind::function) wrong_kind(argument, "func");
             return;
@@ -77,9 +85,11 @@ void HelperCall::check_map(unsigned argument) {
     map_ = &map(argument);
     const ArgKind kind = prototype_.arguments[argument];
     if (kind == ArgKind::arena_map && map_->definition().type != map_type::arena)
-        stop(EACCES, "{} needs the arena, and '{}' is a map of type {}", prototype_.name, map_->name(), map_type_name(map_->definition().type));
+        stop(EACCES, "{} needs the arena, and '{}' is a map of type {}", prototype_.name, map_->name(),
+             map_type_name(map_->definition().type));
     if (kind == ArgKind::map && !map_->has_elements())
-        stop(EACCES, "cannot pass map_type {} into func {}: '{}' has no elements", map_type_name(map_->definition().type), prototype_.name, map_->name());
+        stop(EACCES, "cannot pass map_type {} into func {}: '{}' has no elements",
+             map_type_name(map_->definition().type), prototype_.name, map_->name());
 }
 
 std::uint64_t HelperCall::optional_scalar(unsigned argument) const {
@@ -95,7 +105,8 @@ std::uint64_t HelperCall::size_after(unsigned argument) const {
     check_scalar(argument + 1);
     const std::uint64_t bytes = values_[argument + 1].bits;
     if (bytes > k_max_memory)
-        stop(EACCES, "R{} unbounded memory access: size {:#x} of argument {} of {}", argument + 2, bytes, argument + 1, prototype_.name);
+        stop(EACCES, "R{} unbounded memory access: size {:#x} of argument {} of {}", argument + 2, bytes, argument + 1,
+             prototype_.name);
     return bytes;
 }
 

@@ -1,11 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "harena/bpf/interpreter.hpp"
-#include "harena/bpf/process_map.hpp"
-#include "harena/bpf/prototypes.hpp"
-#include "harena/bpf/value.hpp"
-
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -13,12 +8,17 @@
 #include <string_view>
 #include <vector>
 
+#include "harena/bpf/interpreter.hpp"
+#include "harena/bpf/process_map.hpp"
+#include "harena/bpf/prototypes.hpp"
+#include "harena/bpf/value.hpp"
+
 namespace harena::bpf {
 
 /// The arguments of one call of a helper or kfunc, checked against its prototype.
 ///
-/// What is read is copied when the call is made: the memory may be shared, and must not change between a check and its use.
-/// What is written goes to a buffer first and to the program's memory by `write_back`.
+/// What is read is copied when the call is made: the memory may be shared, and must not change between a check and its
+/// use. What is written goes to a buffer first and to the program's memory by `write_back`.
 class HelperCall {
 public:
     /// Checks r1 to r5. Throws `Stop` (EACCES, EFAULT) naming the argument.
@@ -28,7 +28,8 @@ public:
     [[nodiscard]] const Image& image() const noexcept { return interpreter_.image(); }
     [[nodiscard]] const Value& value(unsigned argument) const noexcept { return values_[argument]; }
     [[nodiscard]] std::uint64_t scalar(unsigned argument) const noexcept { return values_[argument].bits; }
-    /// Of an argument of kind `optional_scalar` that the helper needs after all. Throws `Stop` (EACCES): not set, or a pointer.
+    /// Of an argument of kind `optional_scalar` that the helper needs after all. Throws `Stop` (EACCES): not set, or a
+    /// pointer.
     [[nodiscard]] std::uint64_t optional_scalar(unsigned argument) const;
     [[nodiscard]] ProcessMap& map(unsigned argument) const noexcept;
     [[nodiscard]] std::span<const std::byte> input(unsigned argument) const noexcept { return buffers_[argument]; }

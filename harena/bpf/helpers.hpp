@@ -7,7 +7,8 @@ namespace harena::bpf {
 class HelperCall;
 }  // namespace harena::bpf
 
-/// What helpers and kfuncs do, one function each; their arguments have passed the prototype. Names as in Linux without `bpf_`.
+/// What helpers and kfuncs do, one function each; their arguments have passed the prototype. Names as in Linux without
+/// `bpf_`.
 namespace harena::bpf::helpers {
 
 Value map_lookup_elem(HelperCall& call);

@@ -16,7 +16,8 @@ Value arena_free_pages(HelperCall& call) {
 }
 
 Value arena_reserve_pages(HelperCall& call) {
-    const int result = call.image().arena->kfunc_reserve_pages(call.scalar(1), static_cast<std::uint32_t>(call.scalar(2)));
+    const int result =
+        call.image().arena->kfunc_reserve_pages(call.scalar(1), static_cast<std::uint32_t>(call.scalar(2)));
     return Value::scalar(static_cast<std::uint64_t>(std::int64_t{result}));
 }
 

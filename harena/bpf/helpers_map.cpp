@@ -9,7 +9,9 @@ namespace harena::bpf::helpers {
 
 namespace {
 
-Value errno_result(int negative_errno) { return Value::scalar(static_cast<std::uint64_t>(std::int64_t{negative_errno})); }
+Value errno_result(int negative_errno) {
+    return Value::scalar(static_cast<std::uint64_t>(std::int64_t{negative_errno}));
+}
 
 }  // namespace
 
@@ -26,7 +28,8 @@ Value map_update_elem(HelperCall& call) {
 
 Value map_delete_elem(HelperCall& call) { return errno_result(call.map(0).delete_elem(call.input(1).data())); }
 
-// Calls back with (map, key, value, context) until the callback returns other than 0; the result is how many were visited.
+// Calls back with (map, key, value, context) until the callback returns other than 0; the result is how many were
+// visited.
 Value for_each_map_elem(HelperCall& call) {
     if (call.scalar(3) != 0) return errno_result(-EINVAL);
     ProcessMap& map = call.map(0);
@@ -35,8 +38,10 @@ Value for_each_map_elem(HelperCall& call) {
     std::uint64_t visited = 0;
     while (std::byte* const value = map.next(position, key.data())) {
         const std::array arguments{
-            call.value(0), Value::region(Kind::map_value, reinterpret_cast<std::uint64_t>(key.data()), key.size(), true),
-            Value::region(Kind::map_value, reinterpret_cast<std::uint64_t>(value), map.definition().value_size), call.value(2)};
+            call.value(0),
+            Value::region(Kind::map_value, reinterpret_cast<std::uint64_t>(key.data()), key.size(), true),
+            Value::region(Kind::map_value, reinterpret_cast<std::uint64_t>(value), map.definition().value_size),
+            call.value(2)};
         ++visited;
         if (call.interpreter().call_back(call.callback(1), arguments) != 0) break;
     }

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <random>
 #include <string>
+
+#include <fmt/format.h>
 
 #include "harena/base/os/process.hpp"
 #include "harena/bpf/helper_call.hpp"
@@ -69,20 +69,27 @@ std::string format_one(std::string_view& format, std::uint64_t argument) {
     switch (conversion) {
         case 'd':
         case 'i':
-            return wide ? fmt::format("{}", static_cast<std::int64_t>(argument)) : fmt::format("{}", static_cast<std::int32_t>(narrow));
-        case 'u': return fmt::format("{}", wide ? argument : narrow);
-        case 'x': return fmt::format("{:x}", wide ? argument : narrow);
-        case 'X': return fmt::format("{:X}", wide ? argument : narrow);
-        case 'p': return fmt::format("{:016x}", argument);
-        case 'c': return std::string(1, static_cast<char>(narrow));
-        default: return {};
+            return wide ? fmt::format("{}", static_cast<std::int64_t>(argument))
+                        : fmt::format("{}", static_cast<std::int32_t>(narrow));
+        case 'u':
+            return fmt::format("{}", wide ? argument : narrow);
+        case 'x':
+            return fmt::format("{:x}", wide ? argument : narrow);
+        case 'X':
+            return fmt::format("{:X}", wide ? argument : narrow);
+        case 'p':
+            return fmt::format("{:016x}", argument);
+        case 'c':
+            return std::string(1, static_cast<char>(narrow));
+        default:
+            return {};
     }
 }
 
 }  // namespace
 
-// %d %i %u %x %X %p %c, with l or ll, and %%; at most three. Others, %s among them, and characters that are neither printable nor
-// blanks are EINVAL: the result says so.
+// %d %i %u %x %X %p %c, with l or ll, and %%; at most three. Others, %s among them, and characters that are neither
+// printable nor blanks are EINVAL: the result says so.
 Value trace_printk(HelperCall& call) {
     const Value invalid = Value::scalar(static_cast<std::uint64_t>(std::int64_t{-EINVAL}));
     const std::span<const std::byte> bytes = call.input(0);
@@ -112,7 +119,8 @@ Value trace_printk(HelperCall& call) {
     if (call.image().trace) {
         call.image().trace(line);
     } else {
-        // In one piece, and without control characters that %c can make. That stderr is closed or full is no error of the program.
+        // In one piece, and without control characters that %c can make. That stderr is closed or full is no error of
+        // the program.
         std::string text = printable(line.ends_with('\n') ? std::string_view{line}.substr(0, line.size() - 1) : line);
         text += '\n';
         (void)std::fwrite(text.data(), 1, text.size(), stderr);

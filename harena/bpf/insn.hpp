@@ -84,10 +84,14 @@ enum class Mode : std::uint8_t { imm = 0x00, abs = 0x20, ind = 0x40, mem = 0x60,
 /// 1, 2, 4 or 8.
 [[nodiscard]] constexpr unsigned bytes_of(Size size) noexcept {
     switch (size) {
-        case Size::b: return 1;
-        case Size::h: return 2;
-        case Size::w: return 4;
-        case Size::dw: return 8;
+        case Size::b:
+            return 1;
+        case Size::h:
+            return 2;
+        case Size::w:
+            return 4;
+        case Size::dw:
+            return 8;
     }
     return 0;
 }
@@ -101,7 +105,8 @@ enum class Mode : std::uint8_t { imm = 0x00, abs = 0x20, ind = 0x40, mem = 0x60,
                                      (source_register ? k_source_register : 0U));
 }
 [[nodiscard]] constexpr std::uint8_t make_code(Class cls, Mode mode, Size size) noexcept {
-    return static_cast<std::uint8_t>(static_cast<unsigned>(cls) | static_cast<unsigned>(mode) | static_cast<unsigned>(size));
+    return static_cast<std::uint8_t>(static_cast<unsigned>(cls) | static_cast<unsigned>(mode) |
+                                     static_cast<unsigned>(size));
 }
 
 /// The first half of a 16-byte instruction.

@@ -100,8 +100,10 @@ Value Interpreter::operand(Insn insn) const {
 
 void Interpreter::safepoint() const {
     if (control_.hard.load(std::memory_order_relaxed))
-        stop(ETIMEDOUT, "the run is over its budget of {} ms (and {} ms of grace): a loop or recursion without can_loop or "
-             "cond_break, or too little budget", options_.budget_ns / 1'000'000, options_.grace_ns / 1'000'000);
+        stop(ETIMEDOUT,
+             "the run is over its budget of {} ms (and {} ms of grace): a loop or recursion without can_loop or "
+             "cond_break, or too little budget",
+             options_.budget_ns / 1'000'000, options_.grace_ns / 1'000'000);
     if (options_.max_instructions && executed_ / 2 >= *options_.max_instructions)
         stop(ETIMEDOUT, "the run is over twice its budget of {} instructions", *options_.max_instructions);
 }
@@ -134,8 +136,8 @@ bool Interpreter::condition(Insn insn) const {
     return alu::compare(op, static_cast<std::uint32_t>(a.bits), static_cast<std::uint32_t>(b.bits));
 }
 
-// At least one of the two is an address of the host. The answer depends on where they are in their region and never on where
-// that is: a sum that wraps past 0 would tell the address, bit by bit.
+// At least one of the two is an address of the host. The answer depends on where they are in their region and never on
+// where that is: a sum that wraps past 0 would tell the address, bit by bit.
 bool Interpreter::pointer_condition(Insn insn, const Value& a, const Value& b) const {
     const JmpOp op = jmp_op(insn);
     const auto is_null = [](const Value& v) { return v.kind() == Kind::scalar && v.bits == 0; };
@@ -148,8 +150,11 @@ bool Interpreter::pointer_condition(Insn insn, const Value& a, const Value& b) c
             return alu::compare(op, a.bits - a.tag.base + k_bias, b.bits - b.tag.base + k_bias);
         }
     }
-    stop(EACCES, "pointer comparison prohibited: a value of kind {} is compared with one of kind {}; only 0 (== and !=) and the "
-         "same region can be compared with", name_of(a.kind()), name_of(b.kind()));
+    stop(
+        EACCES,
+        "pointer comparison prohibited: a value of kind {} is compared with one of kind {}; only 0 (== and !=) and the "
+        "same region can be compared with",
+        name_of(a.kind()), name_of(b.kind()));
 }
 
 void Interpreter::begin(const Function& function, std::uint32_t return_to, bool returns_to_helper) {
@@ -157,7 +162,10 @@ void Interpreter::begin(const Function& function, std::uint32_t return_to, bool 
     const auto depth = static_cast<std::uint32_t>(frames_.size());
     if (depth == stack_.max_frames())
         stop(E2BIG, "the call stack of {} frames is too deep at the call of '{}'", depth + 1, function.name);
-    frames_.push_back({.image = image_, .function = &function, .return_to = return_to, .returns_to_helper = returns_to_helper,
+    frames_.push_back({.image = image_,
+                       .function = &function,
+                       .return_to = return_to,
+                       .returns_to_helper = returns_to_helper,
                        .saved = {registers_[6], registers_[7], registers_[8], registers_[9]}});
     stack_.enter(depth);
     registers_[0] = {};
@@ -181,7 +189,8 @@ bool Interpreter::end_function() {
     const bool only_public = frame.returns_to_helper || frame.function->is_global || frame.function->is_program;
     if (r0.kind() == Kind::stack) stop(EACCES, "cannot return stack pointer to the caller");
     if (only_public && !is_public(r0.kind()))
-        stop(EACCES, "At program exit the register R0 is a pointer (kind {}): it may not be returned", name_of(r0.kind()));
+        stop(EACCES, "At program exit the register R0 is a pointer (kind {}): it may not be returned",
+             name_of(r0.kind()));
     if (only_public) r0 = Value::scalar(r0.bits);
     const bool to_helper = frame.returns_to_helper;
     return_to_caller();
@@ -206,7 +215,8 @@ void Interpreter::call(Insn insn) {
     if (insn.code == k_code_call_register) {
         const Value& target = read(insn.dst);
         if (target.kind() != Kind::function)
-            stop(EACCES, "R{} is called and is not the address of a function (kind {})", unsigned{insn.dst}, name_of(target.kind()));
+            stop(EACCES, "R{} is called and is not the address of a function (kind {})", unsigned{insn.dst},
+                 name_of(target.kind()));
         return call_local(static_cast<std::uint32_t>(target.bits));
     }
     switch (static_cast<CallKind>(insn.src)) {
@@ -216,7 +226,9 @@ void Interpreter::call(Insn insn) {
             if (insn.imm == k_helper_tail_call) return tail_call();
             call_helper(find_helper(insn.imm));
             break;
-        case CallKind::kfunc: call_helper(image_->kfuncs[static_cast<std::uint32_t>(insn.imm)]); break;
+        case CallKind::kfunc:
+            call_helper(image_->kfuncs[static_cast<std::uint32_t>(insn.imm)]);
+            break;
     }
     ++pc_;
 }
@@ -230,7 +242,8 @@ void Interpreter::call_local(std::uint32_t target) {
 }
 
 void Interpreter::call_helper(const Prototype* prototype) {
-    if (prototype == nullptr) stop(EINVAL, "a weak kfunc is called that this engine does not have: test it with bpf_ksym_exists");
+    if (prototype == nullptr)
+        stop(EINVAL, "a weak kfunc is called that this engine does not have: test it with bpf_ksym_exists");
     HelperCall call{*this, *prototype, std::span{registers_}.subspan<1, k_max_arguments>()};
     const Value result = prototype->function(call);
     call.write_back();
@@ -260,11 +273,13 @@ void Interpreter::tail_call() {
     const Value& context = read(1);
     const Value& map = read(2);
     const auto index = static_cast<std::uint32_t>(read(3).bits);
-    if (context.kind() != Kind::context) stop(EACCES, "R1 of a tail call must be the context, not a value of kind {}", name_of(context.kind()));
-    auto* const array = map.kind() == Kind::map
-                            ? dynamic_cast<ProgramArray*>(reinterpret_cast<ProcessMap*>(map.tag.base)) : nullptr;
+    if (context.kind() != Kind::context)
+        stop(EACCES, "R1 of a tail call must be the context, not a value of kind {}", name_of(context.kind()));
+    auto* const array =
+        map.kind() == Kind::map ? dynamic_cast<ProgramArray*>(reinterpret_cast<ProcessMap*>(map.tag.base)) : nullptr;
     if (array == nullptr) stop(EACCES, "R2 of a tail call must be a map of type PROG_ARRAY");
-    if (registers_[3].kind() != Kind::scalar) stop(EACCES, "R3 of a tail call must be a scalar, not a value of kind {}", name_of(registers_[3].kind()));
+    if (registers_[3].kind() != Kind::scalar)
+        stop(EACCES, "R3 of a tail call must be a scalar, not a value of kind {}", name_of(registers_[3].kind()));
     safepoint();
     ProgramArray::Target target = array->target(index);
     if (target.function == nullptr || tail_calls_ == k_max_tail_calls) {
@@ -273,7 +288,8 @@ void Interpreter::tail_call() {
         return;
     }
     ++tail_calls_;
-    if (std::ranges::find(entered_images_, target.image) == entered_images_.end()) entered_images_.push_back(target.image);
+    if (std::ranges::find(entered_images_, target.image) == entered_images_.end())
+        entered_images_.push_back(target.image);
     if (target.image->frame_bytes != image_->frame_bytes)
         stop(EINVAL, "tail call to '{}', which was loaded with frames of another size", target.function->name);
     // The target takes the place of this function: its end returns to this one's caller, whose r6 to r9 are kept.

@@ -1,6 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <array>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <span>
+#include <vector>
+
 #include "harena/bpf/fault.hpp"
 #include "harena/bpf/image.hpp"
 #include "harena/bpf/process_map.hpp"
@@ -10,21 +17,14 @@
 #include "harena/bpf/stop.hpp"
 #include "harena/bpf/value.hpp"
 
-#include <array>
-#include <cstdint>
-#include <deque>
-#include <memory>
-#include <span>
-#include <vector>
-
 namespace harena::bpf {
 
 /// Runs one program once: the reference for every other engine.
 ///
-/// It needs no verifier. Each register and each stack slot carries what it holds (`Tag`), and before every access to memory
-/// the pointer's region decides whether it is made. Arena accesses go through `nofault`, at window + low 32 bits + offset,
-/// and cannot leave the window's span. So whatever the instructions are, the program reaches its arena, its stack, its
-/// context and map values, and learns no address of the host (docs/bpf.md has the argument, case by case).
+/// It needs no verifier. Each register and each stack slot carries what it holds (`Tag`), and before every access to
+/// memory the pointer's region decides whether it is made. Arena accesses go through `nofault`, at window + low 32 bits
+/// + offset, and cannot leave the window's span. So whatever the instructions are, the program reaches its arena, its
+/// stack, its context and map values, and learns no address of the host (docs/bpf.md has the argument, case by case).
 ///
 /// The instructions have passed `validate` and `link`: jumps and calls land on instructions of the same image.
 class Interpreter {
@@ -45,12 +45,13 @@ public:
 
     /// Calls a function of the program and returns its r0. Throws `Stop`.
     std::uint64_t call_back(std::uint32_t function_begin, std::span<const Value> arguments);
-    /// Memory for the key that a callback gets, one for each depth of calls. It lives as long as the run, since the callback may
-    /// keep a pointer to it in a caller's frame; the next use at the same depth overwrites it.
+    /// Memory for the key that a callback gets, one for each depth of calls. It lives as long as the run, since the
+    /// callback may keep a pointer to it in a caller's frame; the next use at the same depth overwrites it.
     [[nodiscard]] std::span<std::byte> key_buffer(std::size_t bytes);
     [[nodiscard]] Stack& stack() noexcept { return stack_; }
     [[nodiscard]] const Image& image() const noexcept { return *image_; }
-    /// The address of `bytes` bytes at a pointer into a region. Throws `Stop` (EFAULT, EACCES) if they are not all inside.
+    /// The address of `bytes` bytes at a pointer into a region. Throws `Stop` (EFAULT, EACCES) if they are not all
+    /// inside.
     [[nodiscard]] std::uint64_t locate(const Value& pointer, std::int64_t offset, std::uint64_t bytes, bool write,
                                        unsigned reg) const;
 

@@ -15,16 +15,24 @@ bool is_64_bit(Insn insn) noexcept { return class_of(insn) == Class::alu64; }
 void Interpreter::alu(Insn insn) {
     Value& destination = registers_[insn.dst];
     switch (alu_op(insn)) {
-        case AluOp::mov: destination = move(insn, operand(insn)); break;
-        case AluOp::end: destination = byte_order(insn, read(insn.dst)); break;
+        case AluOp::mov:
+            destination = move(insn, operand(insn));
+            break;
+        case AluOp::end:
+            destination = byte_order(insn, read(insn.dst));
+            break;
         case AluOp::neg: {
             const Value& value = read(insn.dst);
-            if (!is_public(value.kind())) stop(EACCES, "R{} pointer arithmetic prohibited: it is negated (kind {})", unsigned{insn.dst}, name_of(value.kind()));
+            if (!is_public(value.kind()))
+                stop(EACCES, "R{} pointer arithmetic prohibited: it is negated (kind {})", unsigned{insn.dst},
+                     name_of(value.kind()));
             const std::uint64_t negated = 0 - value.bits;
             destination = Value::scalar(is_64_bit(insn) ? negated : static_cast<std::uint32_t>(negated));
             break;
         }
-        default: destination = binary(insn, read(insn.dst), operand(insn)); break;
+        default:
+            destination = binary(insn, read(insn.dst), operand(insn));
+            break;
     }
 }
 
@@ -38,8 +46,10 @@ Value Interpreter::move(Insn insn, const Value& source) const {
 }
 
 Value Interpreter::cast(Insn insn, const Value& source) const {
-    if (image_->arena == nullptr) stop(EINVAL, "addr_space_cast insn can only be used in a program that has an associated arena");
-    if (!is_public(source.kind())) stop(EACCES, "R{} of kind {} cannot be cast to or from the arena", unsigned{insn.src}, name_of(source.kind()));
+    if (image_->arena == nullptr)
+        stop(EINVAL, "addr_space_cast insn can only be used in a program that has an associated arena");
+    if (!is_public(source.kind()))
+        stop(EACCES, "R{} of kind {} cannot be cast to or from the arena", unsigned{insn.src}, name_of(source.kind()));
     const auto low = static_cast<std::uint32_t>(source.bits);
     if (insn.imm == k_cast_to_program) return Value::arena(low);
     if (low == 0 || image_->arena->no_user_conv()) return Value::scalar(low);
@@ -48,7 +58,8 @@ Value Interpreter::cast(Insn insn, const Value& source) const {
 
 Value Interpreter::byte_order(Insn insn, const Value& value) const {
     if (!is_public(value.kind()))
-        stop(EACCES, "R{} pointer arithmetic prohibited: its bytes are swapped (kind {})", unsigned{insn.dst}, name_of(value.kind()));
+        stop(EACCES, "R{} pointer arithmetic prohibited: its bytes are swapped (kind {})", unsigned{insn.dst},
+             name_of(value.kind()));
     // alu: to little (imm operand) or big endian; alu64: swapped whatever this machine is. BPF here is little-endian.
     const bool swap = is_64_bit(insn) || uses_source_register(insn);
     return Value::scalar(alu::byte_order(value.bits, insn.imm, swap));
@@ -59,7 +70,8 @@ Value Interpreter::binary(Insn insn, const Value& a, const Value& b) const {
     const AluOp op = alu_op(insn);
     const bool is_signed = insn.off == 1;
     const auto low = [](const Value& v) { return static_cast<std::uint32_t>(v.bits); };
-    if (a.kind() == Kind::arena || b.kind() == Kind::arena) return Value::arena(alu::binary(op, is_signed, low(a), low(b)));
+    if (a.kind() == Kind::arena || b.kind() == Kind::arena)
+        return Value::arena(alu::binary(op, is_signed, low(a), low(b)));
     if (is_64_bit(insn)) return Value::scalar(alu::binary<std::uint64_t>(op, is_signed, a.bits, b.bits));
     return Value::scalar(alu::binary(op, is_signed, low(a), low(b)));
 }
@@ -77,8 +89,11 @@ Value Interpreter::pointer_arithmetic(Insn insn, const Value& a, const Value& b)
         if (op == AluOp::sub && is_region(a.kind()) && b.kind() == Kind::scalar) return moved(a, 0 - b.bits);
         if (op == AluOp::sub && is_region(a.kind()) && a.tag == b.tag) return Value::scalar(a.bits - b.bits);
     }
-    stop(EACCES, "R{} pointer arithmetic prohibited: kind {} combined with kind {} (only a 64-bit sum with a scalar and a difference "
-         "within one region are)", unsigned{insn.dst}, name_of(a.kind()), name_of(b.kind()));
+    stop(EACCES,
+         "R{} pointer arithmetic prohibited: kind {} combined with kind {} (only a 64-bit sum with a scalar and a "
+         "difference "
+         "within one region are)",
+         unsigned{insn.dst}, name_of(a.kind()), name_of(b.kind()));
 }
 
 }  // namespace harena::bpf

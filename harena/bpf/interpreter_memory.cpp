@@ -15,44 +15,53 @@ nofault::Atomic operation_of(std::int32_t imm) noexcept {
     if (imm == k_atomic_xchg) return nofault::Atomic::exchange;
     const bool fetches = (imm & k_atomic_fetch) != 0;
     switch (static_cast<AluOp>(imm & 0xf0)) {
-        case AluOp::or_: return fetches ? nofault::Atomic::fetch_or : nofault::Atomic::or_;
-        case AluOp::and_: return fetches ? nofault::Atomic::fetch_and : nofault::Atomic::and_;
-        case AluOp::xor_: return fetches ? nofault::Atomic::fetch_xor : nofault::Atomic::xor_;
-        default: return fetches ? nofault::Atomic::fetch_add : nofault::Atomic::add;
+        case AluOp::or_:
+            return fetches ? nofault::Atomic::fetch_or : nofault::Atomic::or_;
+        case AluOp::and_:
+            return fetches ? nofault::Atomic::fetch_and : nofault::Atomic::and_;
+        case AluOp::xor_:
+            return fetches ? nofault::Atomic::fetch_xor : nofault::Atomic::xor_;
+        default:
+            return fetches ? nofault::Atomic::fetch_add : nofault::Atomic::add;
     }
 }
 
 }  // namespace
 
-std::uint64_t Interpreter::locate(const Value& pointer, std::int64_t offset, std::uint64_t bytes, bool write, unsigned reg) const {
+std::uint64_t Interpreter::locate(const Value& pointer, std::int64_t offset, std::uint64_t bytes, bool write,
+                                  unsigned reg) const {
     const Tag& region = pointer.tag;
     if (!is_region(region.kind)) {
         const bool null = region.kind == Kind::scalar && pointer.bits == 0;
         stop(EACCES, "R{} invalid mem access '{}'{}", reg, name_of(region.kind),
              null ? ": a NULL pointer (test what a look-up returns before use)"
-             : region.kind == Kind::scalar ? ": a number is no pointer; a user pointer must be cast to the arena first (__arena)"
-                                           : "");
+             : region.kind == Kind::scalar
+                 ? ": a number is no pointer; a user pointer must be cast to the arena first (__arena)"
+                 : "");
     }
     // Unsigned: a pointer before its region is far behind it.
     const std::uint64_t at = pointer.bits + static_cast<std::uint64_t>(offset) - region.base;
     if (at > region.size || bytes > region.size - at)
         stop(EFAULT, "R{} invalid access to {}: offset {} size {} is outside its {} bytes", reg,
-             region.kind == Kind::stack ? "stack" : region.kind == Kind::context ? "context" : "map value",
+             region.kind == Kind::stack     ? "stack"
+             : region.kind == Kind::context ? "context"
+                                            : "map value",
              static_cast<std::int64_t>(at), bytes, region.size);
     if (write && region.read_only) stop(EACCES, "R{} cannot write into {}: it is read-only", reg, name_of(region.kind));
     return region.base + at;
 }
 
 std::uint64_t Interpreter::arena_address(const Value& pointer, std::int16_t offset) const {
-    // There is an arena: only a cast makes arena pointers, and it checks. With any 32 bits and any offset this stays inside
-    // the window and its guards.
+    // There is an arena: only a cast makes arena pointers, and it checks. With any 32 bits and any offset this stays
+    // inside the window and its guards.
     const auto window = reinterpret_cast<std::uint64_t>(image_->arena->window());
     return window + static_cast<std::uint32_t>(pointer.bits) + static_cast<std::uint64_t>(std::int64_t{offset});
 }
 
 void Interpreter::record_fault(Fault::Access access, const Value& pointer, std::int16_t offset) {
     const std::uint64_t high = image_->arena->user_vm_start().value() >> 32 << 32;
-    const std::uint64_t address = high + static_cast<std::uint32_t>(pointer.bits) + static_cast<std::uint64_t>(std::int64_t{offset});
+    const std::uint64_t address =
+        high + static_cast<std::uint32_t>(pointer.bits) + static_cast<std::uint64_t>(std::int64_t{offset});
     ++fault_count_;
     image_->arena->count_program_fault();
     if (faults_.size() == FaultLog::k_kept) faults_.pop_front();
@@ -84,7 +93,8 @@ Value Interpreter::load_from(const Value& pointer, std::int16_t offset, unsigned
     const std::uint64_t address = locate(pointer, offset, size, false, reg);
     if (pointer.kind() == Kind::stack) return stack_.load(address, size);
     const auto loaded = nofault::load(address, size);
-    if (loaded.faulted != 0) stop(EFAULT, "R{} points into a {} whose memory the host took away", reg, name_of(pointer.kind()));
+    if (loaded.faulted != 0)
+        stop(EFAULT, "R{} points into a {} whose memory the host took away", reg, name_of(pointer.kind()));
     return Value::scalar(loaded.value);
 }
 
@@ -94,7 +104,8 @@ void Interpreter::store_to(const Value& pointer, std::int16_t offset, unsigned s
         return;
     }
     if (!is_public(value.kind()))
-        stop(EACCES, "a pointer (kind {}) is stored into {}: it would leak an address of the host", name_of(value.kind()), name_of(pointer.kind()));
+        stop(EACCES, "a pointer (kind {}) is stored into {}: it would leak an address of the host",
+             name_of(value.kind()), name_of(pointer.kind()));
     if (pointer.kind() == Kind::arena) {
         const auto stored = nofault::store(arena_address(pointer, offset), size, value.bits);
         if (stored.faulted != 0) record_fault(Fault::Access::write, pointer, offset);
@@ -115,7 +126,9 @@ void Interpreter::load(Insn insn) {
 }
 
 void Interpreter::store(Insn insn) {
-    const Value value = class_of(insn) == Class::stx ? read(insn.src) : Value::scalar(static_cast<std::uint64_t>(std::int64_t{insn.imm}));
+    const Value value = class_of(insn) == Class::stx
+                            ? read(insn.src)
+                            : Value::scalar(static_cast<std::uint64_t>(std::int64_t{insn.imm}));
     store_to(read(insn.dst), insn.off, bytes_of(size_of(insn)), value, insn.dst);
 }
 
@@ -123,7 +136,8 @@ void Interpreter::atomic(Insn insn) {
     const unsigned size = bytes_of(size_of(insn));
     if (insn.imm == k_atomic_load_acquire) {
         const Value pointer = read(insn.src);
-        if (pointer.kind() == Kind::context) stop(EACCES, "BPF_ATOMIC loads from R{} ctx is not allowed", unsigned{insn.src});
+        if (pointer.kind() == Kind::context)
+            stop(EACCES, "BPF_ATOMIC loads from R{} ctx is not allowed", unsigned{insn.src});
         check_aligned(pointer, insn.off, size, insn.src);
         registers_[insn.dst] = load_from(pointer, insn.off, size, insn.src);
         return;
@@ -131,11 +145,13 @@ void Interpreter::atomic(Insn insn) {
     // Copies: the result may go to the register of either.
     const Value pointer = read(insn.dst);
     const Value source = read(insn.src);
-    if (pointer.kind() == Kind::context) stop(EACCES, "BPF_ATOMIC stores into R{} ctx is not allowed", unsigned{insn.dst});
+    if (pointer.kind() == Kind::context)
+        stop(EACCES, "BPF_ATOMIC stores into R{} ctx is not allowed", unsigned{insn.dst});
     check_aligned(pointer, insn.off, size, insn.dst);
     if (insn.imm == k_atomic_store_release) return store_to(pointer, insn.off, size, source, insn.dst);
     if (!is_public(source.kind()))
-        stop(EACCES, "R{} leaks addr into mem: a pointer (kind {}) in an atomic instruction", unsigned{insn.src}, name_of(source.kind()));
+        stop(EACCES, "R{} leaks addr into mem: a pointer (kind {}) in an atomic instruction", unsigned{insn.src},
+             name_of(source.kind()));
     read_modify_write(insn, pointer, source);
 }
 
@@ -148,7 +164,8 @@ void Interpreter::read_modify_write(Insn insn, const Value& pointer, const Value
     const unsigned size = bytes_of(size_of(insn));
     const bool compares = insn.imm == k_atomic_cmpxchg;
     const bool fetches = (insn.imm & k_atomic_fetch) != 0;
-    if (compares && !is_public(read(0).kind())) stop(EACCES, "R0 of cmpxchg is a pointer (kind {})", name_of(registers_[0].kind()));
+    if (compares && !is_public(read(0).kind()))
+        stop(EACCES, "R0 of cmpxchg is a pointer (kind {})", name_of(registers_[0].kind()));
 
     std::uint64_t address = 0;
     if (pointer.kind() == Kind::arena) {
@@ -165,7 +182,9 @@ void Interpreter::read_modify_write(Insn insn, const Value& pointer, const Value
         registers_[insn.src] = Value::scalar(result.value);
     }
     if (result.faulted == 0) return;
-    if (pointer.kind() != Kind::arena) stop(EFAULT, "R{} points into a {} whose memory the host took away", unsigned{insn.dst}, name_of(pointer.kind()));
+    if (pointer.kind() != Kind::arena)
+        stop(EFAULT, "R{} points into a {} whose memory the host took away", unsigned{insn.dst},
+             name_of(pointer.kind()));
     record_fault(Fault::Access::write, pointer, insn.off);
 }
 

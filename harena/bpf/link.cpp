@@ -69,15 +69,19 @@ private:
                 const auto address = reinterpret_cast<std::uint64_t>(map);
                 return Value{address, {.kind = Kind::map, .base = address}};
             }
-            case Reference::Kind::data: return data_address(at, reference);
-            case Reference::Kind::function: return Value{file_.functions[reference.target].begin, {.kind = Kind::function}};
+            case Reference::Kind::data:
+                return data_address(at, reference);
+            case Reference::Kind::function:
+                return Value{file_.functions[reference.target].begin, {.kind = Kind::function}};
             case Reference::Kind::extern_address: {
                 const Extern& wanted = file_.externs[reference.target];
                 if (find_kfunc(wanted.name) != nullptr) return Value::scalar(1);  // there, and no address of the host
                 if (wanted.weak) return Value::scalar(0);
-                return fail(EINVAL, "{}: extern '{}' is not known to this engine", file_.describe_place(at), wanted.name);
+                return fail(EINVAL, "{}: extern '{}' is not known to this engine", file_.describe_place(at),
+                            wanted.name);
             }
-            case Reference::Kind::extern_call: break;
+            case Reference::Kind::extern_call:
+                break;
         }
         return fail(EINVAL, "{}: ld_imm64 has the reference of a call", file_.describe_place(at));
     }
@@ -89,7 +93,8 @@ private:
         // The program gets a number where the arena is: it must cast before it can dereference.
         if (section.kind == DataSection::Kind::arena) return Value::scalar(base + reference.addend);
         if (reference.addend > memory.size)
-            return fail(EINVAL, "{}: offset {} is outside section {} of {} bytes", file_.describe_place(at), reference.addend, section.name, memory.size);
+            return fail(EINVAL, "{}: offset {} is outside section {} of {} bytes", file_.describe_place(at),
+                        reference.addend, section.name, memory.size);
         Value pointer = Value::region(Kind::map_value, base, memory.size, memory.read_only);
         pointer.bits += reference.addend;
         return pointer;
@@ -99,9 +104,12 @@ private:
         const Extern& wanted = file_.externs[reference.target];
         const Prototype* const kfunc = find_kfunc(wanted.name);
         if (kfunc == nullptr && !wanted.weak)
-            return fail(EINVAL, "{}: kfunc '{}' is not known to this engine, which has {}", file_.describe_place(at), wanted.name, known_kfuncs());
-        if (kfunc != nullptr && image_.arena == nullptr && std::ranges::find(kfunc->arguments, ArgKind::arena_map) != kfunc->arguments.end())
-            return fail(EINVAL, "{}: kfunc '{}' needs an arena, and the object has none", file_.describe_place(at), wanted.name);
+            return fail(EINVAL, "{}: kfunc '{}' is not known to this engine, which has {}", file_.describe_place(at),
+                        wanted.name, known_kfuncs());
+        if (kfunc != nullptr && image_.arena == nullptr &&
+            std::ranges::find(kfunc->arguments, ArgKind::arena_map) != kfunc->arguments.end())
+            return fail(EINVAL, "{}: kfunc '{}' needs an arena, and the object has none", file_.describe_place(at),
+                        wanted.name);
         return kfunc;
     }
 

@@ -1,9 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "harena/base/result.hpp"
-#include "harena/bpf/object_file.hpp"
-
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -11,6 +8,9 @@
 #include <span>
 #include <string>
 #include <vector>
+
+#include "harena/base/result.hpp"
+#include "harena/bpf/object_file.hpp"
 
 namespace harena::bpf {
 

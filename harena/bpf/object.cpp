@@ -57,14 +57,16 @@ Result<Object> Object::make(ObjectFile file, const OpenOptions& options) {
     for (MapDefinition& map : file.maps) {
         if (map.type != map_type::arena) continue;
         if (arena != nullptr)
-            return fail(EINVAL, "{}: maps '{}' and '{}' are both arenas; an object has one at most", file.name, arena->name, map.name);
+            return fail(EINVAL, "{}: maps '{}' and '{}' are both arenas; an object has one at most", file.name,
+                        arena->name, map.name);
         arena = &map;
     }
     for (const std::string& name : options.also_load) {
         const Function* const function = file.find_function(name);
         if (function == nullptr || !function->is_program)
             return fail(ENOENT, "{}: no program '{}' to load; there is: {}", file.name, name,
-                        list(std::views::filter(file.functions, &Function::is_program), [](const Function& f) { return f.name; }));
+                        list(std::views::filter(file.functions, &Function::is_program),
+                             [](const Function& f) { return f.name; }));
     }
     if (arena != nullptr && options.arena_address) arena->map_extra = *options.arena_address;
     if (arena != nullptr && options.arena_pages) {
@@ -106,7 +108,8 @@ Result<Map*> Object::map(std::string_view name) const {
     if (!state_->loaded) return fail(EINVAL, "{}: load the object before asking for map '{}'", file_->name, name);
     for (const auto& map : state_->loaded->maps)
         if (map->name() == name) return map.get();
-    return fail(ENOENT, "{}: no map '{}'; there is: {}", file_->name, name, list(file_->maps, [](const auto& map) { return map.name; }));
+    return fail(ENOENT, "{}: no map '{}'; there is: {}", file_->name, name,
+                list(file_->maps, [](const auto& map) { return map.name; }));
 }
 
 Result<std::shared_ptr<Arena>> Object::arena() const {
@@ -118,16 +121,19 @@ Result<std::shared_ptr<Arena>> Object::arena() const {
 Result<std::byte*> Object::find_global(std::string_view name, std::size_t size, bool for_reading) const {
     const Global* const global = file_->find_global(name);
     if (global == nullptr)
-        return fail(ENOENT, "{}: no global variable '{}'; there is: {}", file_->name, name, list(file_->globals, [](const Global& g) { return g.name; }));
+        return fail(ENOENT, "{}: no global variable '{}'; there is: {}", file_->name, name,
+                    list(file_->globals, [](const Global& g) { return g.name; }));
     if (global->size != size)
         return fail(EINVAL, "{}: global variable '{}' ({}) has {} bytes and is asked for with {}", file_->name, name,
-                    global->type == k_no_type ? "of unknown type" : file_->btf->name_of(global->type), global->size, size);
+                    global->type == k_no_type ? "of unknown type" : file_->btf->name_of(global->type), global->size,
+                    size);
     const DataSection& section = file_->data[global->section];
     const DataMemory& memory = state_->data[global->section];
     if (memory.address == nullptr)
         return fail(EINVAL, "{}: global variable '{}' is in the arena: load the object first", file_->name, name);
     if (section.kind == DataSection::Kind::rodata && state_->loaded && !for_reading)
-        return fail(EPERM, "{}: global variable '{}' is read-only once the object is loaded; ask for it as const", file_->name, name);
+        return fail(EPERM, "{}: global variable '{}' is read-only once the object is loaded; ask for it as const",
+                    file_->name, name);
     return memory.address + global->offset;
 }
 

@@ -1,13 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "harena/arena/arena.hpp"
-#include "harena/base/result.hpp"
-#include "harena/bpf/engine.hpp"
-#include "harena/bpf/map.hpp"
-#include "harena/bpf/object_file.hpp"
-#include "harena/bpf/program.hpp"
-
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -17,6 +10,13 @@
 #include <string_view>
 #include <type_traits>
 #include <vector>
+
+#include "harena/arena/arena.hpp"
+#include "harena/base/result.hpp"
+#include "harena/bpf/engine.hpp"
+#include "harena/bpf/map.hpp"
+#include "harena/bpf/object_file.hpp"
+#include "harena/bpf/program.hpp"
 
 namespace harena::bpf {
 
@@ -36,7 +36,8 @@ struct OpenOptions {
 ///     object->load(Engine::process());
 ///     auto result = object->program("count").value()->run();
 ///
-/// Not thread-safe itself; arena, maps and programs of a loaded object are, and live as long as it. Errors name the object.
+/// Not thread-safe itself; arena, maps and programs of a loaded object are, and live as long as it. Errors name the
+/// object.
 class Object {
 public:
     /// Errors: those of reading the file; EINVAL (malformed: section and offset are named), ENOTSUP (needs what harena
@@ -54,8 +55,8 @@ public:
     /// The object as it stands in its file.
     [[nodiscard]] const ObjectFile& file() const noexcept { return *file_; }
 
-    /// Makes arena and maps and readies the programs. Once (EBUSY). Errors: those of `Arena::create`; EINVAL and ENOTSUP
-    /// for maps, helpers and instructions that the engine does not take: named with their place.
+    /// Makes arena and maps and readies the programs. Once (EBUSY). Errors: those of `Arena::create`; EINVAL and
+    /// ENOTSUP for maps, helpers and instructions that the engine does not take: named with their place.
     Result<void> load(Engine& engine, const LoadOptions& options = {});
 
     /// Of a loaded object. Errors: EINVAL (not loaded), ENOENT (no such; what there is, is listed).

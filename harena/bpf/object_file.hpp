@@ -51,7 +51,7 @@ struct MapDefinition {
     std::uint64_t map_extra = 0;
     TypeId key_type = k_no_type;
     TypeId value_type = k_no_type;
-    bool pin_by_name = false;                      // LIBBPF_PIN_BY_NAME
+    bool pin_by_name = false;                        // LIBBPF_PIN_BY_NAME
     std::vector<InitialProgram> initial_programs{};  // of a program array, by ascending index
 };
 

@@ -18,16 +18,17 @@ constexpr std::uint32_t k_no_user_conv = 1U << 18;
 
 Result<std::shared_ptr<ProcessArena>> make_arena(const MapDefinition& d) {
     if (d.key_size != 0 || d.value_size != 0)
-        return fail(EINVAL, "map '{}': an arena has neither keys nor values (key_size {}, value_size {})", d.name, d.key_size, d.value_size);
+        return fail(EINVAL, "map '{}': an arena has neither keys nor values (key_size {}, value_size {})", d.name,
+                    d.key_size, d.value_size);
     if ((d.flags & k_mmapable) == 0)
         return fail(EINVAL, "map '{}': map_flags {:#x} lack BPF_F_MMAPABLE, which an arena needs", d.name, d.flags);
     if (const std::uint32_t unknown = d.flags & ~(k_mmapable | k_segv_on_fault | k_no_user_conv); unknown != 0)
         return fail(EINVAL, "map '{}': map_flags {:#x} are not known for an arena", d.name, unknown);
     return ProcessArena::create({.name = d.name,
-                          .pages = PageCount{d.max_entries},
-                          .user_vm_start = UserAddress{d.map_extra},
-                          .segv_on_fault = (d.flags & k_segv_on_fault) != 0,
-                          .no_user_conv = (d.flags & k_no_user_conv) != 0});
+                                 .pages = PageCount{d.max_entries},
+                                 .user_vm_start = UserAddress{d.map_extra},
+                                 .segv_on_fault = (d.flags & k_segv_on_fault) != 0,
+                                 .no_user_conv = (d.flags & k_no_user_conv) != 0});
 }
 
 /// Makes one object runnable, step by step.
@@ -49,7 +50,10 @@ public:
         HARENA_CHECK_OK(place_arena_globals());
         HARENA_CHECK_OK(resolve_data_references());
         HARENA_CHECK_OK(link(*image_));
-        LoadedObject loaded{.arena = image_->arena, .maps = {image_->maps.begin(), image_->maps.end()}, .programs = {}, .data = image_->data};
+        LoadedObject loaded{.arena = image_->arena,
+                            .maps = {image_->maps.begin(), image_->maps.end()},
+                            .programs = {},
+                            .data = image_->data};
         for (const Function& function : file.functions)
             if (function.is_program && function.autoload)
                 loaded.programs.push_back(std::make_unique<ProcessProgram>(image_, function));
@@ -84,7 +88,8 @@ private:
             Arena& arena = *image_->arena;
             const PageCount pages = pages_for(section.initial.size());
             if (pages > arena.pages())
-                return fail(E2BIG, "the arena's globals take {} pages and arena '{}' has {}", pages.value(), arena.name(), arena.pages().value());
+                return fail(E2BIG, "the arena's globals take {} pages and arena '{}' has {}", pages.value(),
+                            arena.name(), arena.pages().value());
             std::byte* const at = arena.data() + arena.size() - harena::bytes_of(pages);
             HARENA_CHECK_OK(arena.alloc_pages(pages, {.address = at}));
             std::memcpy(at, section.initial.data(), section.initial.size());
@@ -98,9 +103,13 @@ private:
         const ObjectFile& file = *image_->file;
         for (const DataReference& reference : file.data_references) {
             if (file.data[reference.target].kind != DataSection::Kind::arena)
-                return fail(ENOTSUP, "section {} offset {}: a pointer to section {} in an initialised global; only pointers into the "
-                            "arena are available", file.data[reference.section].name, reference.offset, file.data[reference.target].name);
-            const std::uint64_t address = reinterpret_cast<std::uint64_t>(image_->data[reference.target].address) + reference.addend;
+                return fail(
+                    ENOTSUP,
+                    "section {} offset {}: a pointer to section {} in an initialised global; only pointers into the "
+                    "arena are available",
+                    file.data[reference.section].name, reference.offset, file.data[reference.target].name);
+            const std::uint64_t address =
+                reinterpret_cast<std::uint64_t>(image_->data[reference.target].address) + reference.addend;
             std::memcpy(image_->data[reference.section].address + reference.offset, &address, sizeof address);
         }
         return {};
@@ -112,7 +121,8 @@ private:
             for (const auto& [index, name] : file.maps[i].initial_programs) {
                 const Function* const function = file.find_function(name);
                 if (function == nullptr || !function->is_program || !function->autoload)
-                    return fail(EINVAL, "map '{}' index {}: '{}' is not a loaded program", file.maps[i].name, index, name);
+                    return fail(EINVAL, "map '{}' index {}: '{}' is not a loaded program", file.maps[i].name, index,
+                                name);
                 auto* const array = dynamic_cast<ProgramArray*>(image_->maps[i].get());
                 if (array == nullptr || index >= file.maps[i].max_entries)
                     return fail(EINVAL, "map '{}': no place for a program at index {}", file.maps[i].name, index);

@@ -18,9 +18,11 @@ Result<void> check_sizes(const MapDefinition& d) {
     constexpr std::uint32_t k_max_value = 1U << 30;
     if (d.max_entries == 0) return fail(EINVAL, "map '{}': max_entries is 0", d.name);
     if (d.key_size == 0 || d.key_size > ProcessMap::k_max_key_bytes)
-        return fail(d.key_size == 0 ? EINVAL : E2BIG, "map '{}': key_size {} is not 1 to {}", d.name, d.key_size, ProcessMap::k_max_key_bytes);
+        return fail(d.key_size == 0 ? EINVAL : E2BIG, "map '{}': key_size {} is not 1 to {}", d.name, d.key_size,
+                    ProcessMap::k_max_key_bytes);
     if (d.value_size == 0 || d.value_size > k_max_value)
-        return fail(d.value_size == 0 ? EINVAL : E2BIG, "map '{}': value_size {} is not 1 to {}", d.name, d.value_size, k_max_value);
+        return fail(d.value_size == 0 ? EINVAL : E2BIG, "map '{}': value_size {} is not 1 to {}", d.name, d.value_size,
+                    k_max_value);
     return {};
 }
 
@@ -34,19 +36,25 @@ Error map_error(int negative_errno, const Map& map, std::string_view call) {
 Result<std::shared_ptr<ProcessMap>> ProcessMap::create(const MapDefinition& d) try {
     HARENA_CHECK_OK(check_sizes(d));
     switch (d.type) {
-        case map_type::array: return ArrayMap::create(d);
-        case map_type::hash: return HashMap::create(d);
+        case map_type::array:
+            return ArrayMap::create(d);
+        case map_type::hash:
+            return HashMap::create(d);
         case map_type::prog_array:
             if (d.key_size != 4 || d.value_size != 4)
                 return fail(EINVAL, "map '{}': key and value of a PROG_ARRAY have 4 bytes", d.name);
-            if (d.flags != 0) return fail(EINVAL, "map '{}': map_flags {:#x} are not known for PROG_ARRAY", d.name, d.flags);
+            if (d.flags != 0)
+                return fail(EINVAL, "map '{}': map_flags {:#x} are not known for PROG_ARRAY", d.name, d.flags);
             return std::make_shared<ProgramArray>(d);
-        default: break;
+        default:
+            break;
     }
-    return fail(ENOTSUP, "map '{}' is of type {}, which this engine does not have (it has ARENA, ARRAY, HASH and PROG_ARRAY)",
+    return fail(ENOTSUP,
+                "map '{}' is of type {}, which this engine does not have (it has ARENA, ARRAY, HASH and PROG_ARRAY)",
                 d.name, map_type_name(d.type));
 } catch (const std::bad_alloc&) {
-    return fail(ENOMEM, "map '{}': no memory for {} entries of {} + {} bytes", d.name, d.max_entries, d.key_size, d.value_size);
+    return fail(ENOMEM, "map '{}': no memory for {} entries of {} + {} bytes", d.name, d.max_entries, d.key_size,
+                d.value_size);
 }
 
 Result<std::vector<std::byte>> ProcessMap::lookup(std::span<const std::byte> key) try {

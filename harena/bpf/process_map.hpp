@@ -1,9 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "harena/base/fork.hpp"
-#include "harena/bpf/map.hpp"
-
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -12,20 +9,24 @@
 #include <optional>
 #include <span>
 
+#include "harena/base/fork.hpp"
+#include "harena/bpf/map.hpp"
+
 namespace harena::bpf {
 
 struct Image;
 struct Function;
 
-/// A map in this process, for host and programs. Programs get pointers to values, which therefore stay where they are as
-/// long as the map lives, and copy keys and values in and out themselves.
+/// A map in this process, for host and programs. Programs get pointers to values, which therefore stay where they are
+/// as long as the map lives, and copy keys and values in and out themselves.
 class ProcessMap : public Map {
 public:
     using Map::Map;
 
     static constexpr std::uint32_t k_max_key_bytes = 512;  // source: Linux, MAX_BPF_STACK
 
-    /// Makes the map of a definition that is no arena. Errors: EINVAL (sizes, flags), E2BIG, ENOMEM, ENOTSUP (the type).
+    /// Makes the map of a definition that is no arena. Errors: EINVAL (sizes, flags), E2BIG, ENOMEM, ENOTSUP (the
+    /// type).
     [[nodiscard]] static Result<std::shared_ptr<ProcessMap>> create(const MapDefinition& definition);
 
     /// The value of a key, or nullptr. `key` has the size of the definition, also below.
@@ -34,8 +35,8 @@ public:
     virtual int update_elem(const std::byte* key, const std::byte* value, std::uint64_t flags) noexcept = 0;
     virtual int delete_elem(const std::byte* key) noexcept = 0;
 
-    /// Copies the key of entry `position` or of the first one after it to `key`, moves `position` behind it, and returns
-    /// its value; nullptr at the end. What is added or deleted meanwhile may be seen or not.
+    /// Copies the key of entry `position` or of the first one after it to `key`, moves `position` behind it, and
+    /// returns its value; nullptr at the end. What is added or deleted meanwhile may be seen or not.
     [[nodiscard]] virtual std::byte* next(std::uint64_t& position, std::byte* key) noexcept = 0;
 
     /// Where `next` goes on behind the entry of `key`; nullopt if there is none.
@@ -78,10 +79,12 @@ public:
     int update_elem(const std::byte* key, const std::byte* value, std::uint64_t flags) noexcept override;
     int delete_elem(const std::byte* key) noexcept override;
     [[nodiscard]] std::byte* next(std::uint64_t& position, std::byte* key) noexcept override;
-    [[nodiscard]] std::optional<std::uint64_t> position_behind(const std::byte*) noexcept override { return std::nullopt; }
+    [[nodiscard]] std::optional<std::uint64_t> position_behind(const std::byte*) noexcept override {
+        return std::nullopt;
+    }
 
 private:
-    mutable std::mutex mutex_;  // protects targets_; a leaf of the lock order
+    mutable std::mutex mutex_;                 // protects targets_; a leaf of the lock order
     std::map<std::uint32_t, Target> targets_;  // those that there are: `max_entries` costs no memory
 };
 
@@ -99,7 +102,9 @@ public:
     int update_elem(const std::byte*, const std::byte*, std::uint64_t) noexcept override;
     int delete_elem(const std::byte*) noexcept override;
     [[nodiscard]] std::byte* next(std::uint64_t&, std::byte*) noexcept override { return nullptr; }
-    [[nodiscard]] std::optional<std::uint64_t> position_behind(const std::byte*) noexcept override { return std::nullopt; }
+    [[nodiscard]] std::optional<std::uint64_t> position_behind(const std::byte*) noexcept override {
+        return std::nullopt;
+    }
 };
 
 }  // namespace harena::bpf

@@ -13,7 +13,9 @@ namespace harena::bpf {
 Result<RunResult> ProcessProgram::run(std::span<std::byte> context, const RunOptions& options) try {
     HARENA_CHECK_OK(check_owner());
     if (type() == ProgramType::xdp || type() == ProgramType::tc || type() == ProgramType::socket)
-        return fail(ENOTSUP, "program '{}' is of type {}, whose context holds a packet: this engine runs syscall programs", name(), name_of(type()));
+        return fail(ENOTSUP,
+                    "program '{}' is of type {}, whose context holds a packet: this engine runs syscall programs",
+                    name(), name_of(type()));
     HARENA_CHECK_OK(fault_handler::prepare_thread());
     HARENA_TRY(Watchdog* const watchdog, Watchdog::instance());
 

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <memory>
+
 #include "harena/base/fork.hpp"
 #include "harena/bpf/image.hpp"
 #include "harena/bpf/process_map.hpp"
 #include "harena/bpf/program.hpp"
-
-#include <memory>
 
 namespace harena::bpf {
 

@@ -1,10 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "harena/base/result.hpp"
-#include "harena/bpf/fault.hpp"
-#include "harena/bpf/object_file.hpp"
-
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -12,11 +8,15 @@
 #include <string>
 #include <vector>
 
+#include "harena/base/result.hpp"
+#include "harena/bpf/fault.hpp"
+#include "harena/bpf/object_file.hpp"
+
 namespace harena::bpf {
 
 struct RunOptions {
-    /// Wall time after which every `may_goto` of the run takes its exit; a program that goes on without one is ended with
-    /// ETIMEDOUT `grace_ns` later. Measured in ticks of a millisecond. 0 is used up at the first tick.
+    /// Wall time after which every `may_goto` of the run takes its exit; a program that goes on without one is ended
+    /// with ETIMEDOUT `grace_ns` later. Measured in ticks of a millisecond. 0 is used up at the first tick.
     std::uint64_t budget_ns = 250'000'000;
     std::uint64_t grace_ns = 10'000'000;
     /// The same in instructions, exact: `may_goto` takes its exit after `max_instructions`, and after as many again the
@@ -32,12 +32,12 @@ struct RunResult {
     /// Accesses to absent arena pages in this run, and the last of them, oldest first (`FaultLog::k_kept` at most).
     std::uint64_t fault_count = 0;
     std::vector<Fault> faults;
-    /// False if `fault_count` may be too small. Kernel engine only: Linux before 6.18 reports no faults, keeps about 300
-    /// unread reports, and does not tell which of several runs of one program at the same time a report is of.
+    /// False if `fault_count` may be too small. Kernel engine only: Linux before 6.18 reports no faults, keeps about
+    /// 300 unread reports, and does not tell which of several runs of one program at the same time a report is of.
     bool faults_known = true;
     std::uint64_t duration_ns = 0;
-    /// A `may_goto` took its exit because the budget was used up: the program may have given half a result. Not known in the
-    /// kernel engine (false).
+    /// A `may_goto` took its exit because the budget was used up: the program may have given half a result. Not known
+    /// in the kernel engine (false).
     bool out_of_time = false;
 };
 

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "harena/bpf/insn.hpp"
-#include "harena/bpf/value.hpp"
-
 #include <array>
 #include <cstdint>
 #include <span>
 #include <string_view>
+
+#include "harena/bpf/insn.hpp"
+#include "harena/bpf/value.hpp"
 
 namespace harena::bpf {
 
@@ -18,7 +18,8 @@ enum class ArgKind : std::uint8_t {
     none,
     scalar,            ///< a number, 64 bits
     scalar32,          ///< a number, the low 32 bits
-    optional_scalar,   ///< anything, and a number or an arena pointer if the helper needs it: of a variable number of arguments
+    optional_scalar,   ///< anything, and a number or an arena pointer if the helper needs it: of a variable number of
+                       ///< arguments
     address,           ///< a number or an arena pointer
     context,           ///< the program's context
     map,               ///< a map with elements
@@ -35,7 +36,7 @@ enum class ArgKind : std::uint8_t {
 };
 
 enum class ResultKind : std::uint8_t {
-    nothing,            ///< r0 is unset afterwards
+    nothing,  ///< r0 is unset afterwards
     scalar,
     map_value_or_null,
 };

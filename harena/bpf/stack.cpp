@@ -13,7 +13,9 @@ Stack::Stack(std::uint32_t frame_bytes, std::uint32_t max_frames)
       words_(std::size_t{frame_bytes} / 8 * max_frames),
       tags_(words_.size(), Tag{.kind = Kind::scalar}) {}
 
-std::byte* Stack::at(std::uint64_t address) noexcept { return reinterpret_cast<std::byte*>(words_.data()) + offset(address); }
+std::byte* Stack::at(std::uint64_t address) noexcept {
+    return reinterpret_cast<std::byte*>(words_.data()) + offset(address);
+}
 
 Value Stack::frame(std::uint32_t depth) const noexcept {
     return Value::region(Kind::stack, base() + std::uint64_t{depth} * frame_bytes_, frame_bytes_);
@@ -44,7 +46,8 @@ void Stack::store(std::uint64_t address, unsigned size, const Value& value) {
     const bool whole_slot = size == 8 && first % 8 == 0;
     if (!whole_slot) {
         if (!is_public(value.kind()))
-            stop(EACCES, "a pointer (kind {}) is spilled to the stack by an aligned store of 8 bytes only", name_of(value.kind()));
+            stop(EACCES, "a pointer (kind {}) is spilled to the stack by an aligned store of 8 bytes only",
+                 name_of(value.kind()));
         check_writable(address, size);
     }
     if (value.kind() == Kind::stack && offset(value.tag.base) / frame_bytes_ > first / frame_bytes_)
@@ -57,14 +60,16 @@ void Stack::check_plain(std::uint64_t address, std::uint64_t bytes) const {
     const std::size_t first = offset(address);
     for (std::size_t slot = first / 8; slot * 8 < first + bytes; ++slot)
         if (tags_[slot].kind != Kind::scalar)
-            stop(EACCES, "invalid size of register fill: a part of a spilled pointer (kind {}) is read", name_of(tags_[slot].kind));
+            stop(EACCES, "invalid size of register fill: a part of a spilled pointer (kind {}) is read",
+                 name_of(tags_[slot].kind));
 }
 
 void Stack::check_public(std::uint64_t address, std::uint64_t bytes) const {
     const std::size_t first = offset(address);
     for (std::size_t slot = first / 8; slot * 8 < first + bytes; ++slot)
         if (!is_public(tags_[slot].kind))
-            stop(EACCES, "invalid indirect read from stack: a spilled pointer (kind {}) would be leaked", name_of(tags_[slot].kind));
+            stop(EACCES, "invalid indirect read from stack: a spilled pointer (kind {}) would be leaked",
+                 name_of(tags_[slot].kind));
 }
 
 void Stack::check_writable(std::uint64_t address, std::uint64_t bytes) const {

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "harena/bpf/stop.hpp"
-#include "harena/bpf/value.hpp"
-
 #include <cstddef>
 #include <cstdint>
 #include <vector>
+
+#include "harena/bpf/stop.hpp"
+#include "harena/bpf/value.hpp"
 
 namespace harena::bpf {
 
@@ -30,8 +30,8 @@ public:
     /// (EACCES) for a part of a spilled pointer.
     [[nodiscard]] Value load(std::uint64_t address, unsigned size) const;
 
-    /// Stores the low `size` bytes. Throws `Stop` (EACCES): a part of a spilled pointer would be overwritten, or `value`
-    /// is a pointer that does not fit the slot, or one into a frame that ends before this one.
+    /// Stores the low `size` bytes. Throws `Stop` (EACCES): a part of a spilled pointer would be overwritten, or
+    /// `value` is a pointer that does not fit the slot, or one into a frame that ends before this one.
     void store(std::uint64_t address, unsigned size, const Value& value);
 
     /// For helpers. Throws `Stop` (EACCES) if a byte belongs to a spilled pointer whose bits the program may not learn.

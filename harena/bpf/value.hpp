@@ -20,14 +20,22 @@ enum class Kind : std::uint8_t {
 
 [[nodiscard]] constexpr std::string_view name_of(Kind kind) noexcept {
     switch (kind) {
-        case Kind::unset: return "unset";
-        case Kind::scalar: return "scalar";
-        case Kind::arena: return "arena";
-        case Kind::stack: return "stack";
-        case Kind::context: return "ctx";
-        case Kind::map_value: return "map_value";
-        case Kind::map: return "map_ptr";
-        case Kind::function: return "func";
+        case Kind::unset:
+            return "unset";
+        case Kind::scalar:
+            return "scalar";
+        case Kind::arena:
+            return "arena";
+        case Kind::stack:
+            return "stack";
+        case Kind::context:
+            return "ctx";
+        case Kind::map_value:
+            return "map_value";
+        case Kind::map:
+            return "map_ptr";
+        case Kind::function:
+            return "func";
     }
     return "?";
 }

@@ -32,7 +32,8 @@ void after_fork_in_child() noexcept {
 
 }  // namespace
 
-Watchdog::Watch::Watch(Watchdog& watchdog, RunControl& control, std::uint64_t budget_ns, std::uint64_t grace_ns) noexcept
+Watchdog::Watch::Watch(Watchdog& watchdog, RunControl& control, std::uint64_t budget_ns,
+                       std::uint64_t grace_ns) noexcept
     : watchdog_{watchdog}, control_{control}, budget_ns_{budget_ns}, grace_ns_{grace_ns} {
     const std::lock_guard lock{watchdog_.mutex_};
     next_ = watchdog_.first_;
@@ -96,7 +97,8 @@ void Watchdog::tick(std::uint64_t now_ns) noexcept {
         const std::uint64_t elapsed_ns = now_ns - watch->started_ns_;
         if (elapsed_ns < watch->budget_ns_) continue;
         watch->control_.soft.store(true, std::memory_order_relaxed);
-        if (elapsed_ns - watch->budget_ns_ >= watch->grace_ns_) watch->control_.hard.store(true, std::memory_order_relaxed);
+        if (elapsed_ns - watch->budget_ns_ >= watch->grace_ns_)
+            watch->control_.hard.store(true, std::memory_order_relaxed);
     }
 }
 

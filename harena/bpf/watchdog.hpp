@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "harena/base/result.hpp"
-#include "harena/bpf/run_control.hpp"
-
 #include <condition_variable>
 #include <cstdint>
 #include <mutex>
 
+#include "harena/base/result.hpp"
+#include "harena/bpf/run_control.hpp"
+
 namespace harena::bpf {
 
-/// Ends programs that run too long: one thread of the process that ticks every millisecond while programs run, and sleeps
-/// while none does. A run starts at the first tick that sees it, so that starting one costs no clock read.
+/// Ends programs that run too long: one thread of the process that ticks every millisecond while programs run, and
+/// sleeps while none does. A run starts at the first tick that sees it, so that starting one costs no clock read.
 class Watchdog {
 public:
     /// A run under watch, as long as this object lives. `control` outlives it.

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstdint>
+
 #include "harena/base/result.hpp"
 #include "harena/base/signal_safe_registry.hpp"
-
-#include <cstdint>
 
 namespace harena {
 

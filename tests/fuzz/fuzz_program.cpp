@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Input: one byte of resources to refer to, then instructions of 8 bytes. A ld_imm64 whose src is 1 to 5 refers to a map,
-// to data or to a function, a call with src 2 to a kfunc.
+// Input: one byte of resources to refer to, then instructions of 8 bytes. A ld_imm64 whose src is 1 to 5 refers to a
+// map, to data or to a function, a call with src 2 to a kfunc.
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -20,7 +20,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         Insn& insn = program.code[at];
         const auto detail = static_cast<std::uint32_t>(insn.imm) % 110;
         if (insn.code == k_code_ld_imm64 && insn.src >= 1 && insn.src <= 6) {
-            program.uses.push_back({.insn = at, .resource = static_cast<test::Resource>(insn.src - 1), .detail = detail});
+            program.uses.push_back(
+                {.insn = at, .resource = static_cast<test::Resource>(insn.src - 1), .detail = detail});
         } else if (insn.code == k_code_call && insn.src == 2) {
             program.uses.push_back({.insn = at, .resource = test::Resource::kfunc, .detail = detail % 3});
         }

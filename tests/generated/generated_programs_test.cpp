@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Whatever a program is made of, it ends with a precise error or runs to its end, and the host is unharmed.
-#include <gtest/gtest.h>
-
 #include <random>
 #include <string>
+
+#include <gtest/gtest.h>
 
 #include "tests/generated/untrusted_program.hpp"
 

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/generated/untrusted_program.hpp"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <array>
 #include <charconv>
 #include <cstring>
 #include <memory>
 #include <string_view>
+
+#include <fmt/format.h>
 
 #include "harena/base/os/file.hpp"
 #include "harena/bpf/engine.hpp"
@@ -24,7 +24,8 @@ constexpr std::size_t k_context_bytes = 64;
 constexpr std::size_t k_data_bytes = 96;
 constexpr std::uint32_t k_arena_pages = 16;
 constexpr auto k_canary = std::byte{0xc5};
-constexpr std::array<std::string_view, 3> k_kfuncs{"bpf_arena_alloc_pages", "bpf_arena_free_pages", "bpf_arena_reserve_pages"};
+constexpr std::array<std::string_view, 3> k_kfuncs{"bpf_arena_alloc_pages", "bpf_arena_free_pages",
+                                                   "bpf_arena_reserve_pages"};
 
 /// Memory that a program is given, between memory that it must not reach.
 struct Guarded {
@@ -63,12 +64,15 @@ public:
     /// Whether `value` is an address of this process outside [except, except + bytes).
     [[nodiscard]] bool is_address(std::uint64_t value, std::uint64_t except, std::uint64_t bytes) const {
         if (value < k_lowest || value >= k_highest || value - except < bytes) return false;
-        return std::ranges::any_of(ranges_, [value](const Range& r) { return r.begin <= value && value < r.end && r.end - r.begin < k_shadow; });
+        return std::ranges::any_of(ranges_, [value](const Range& r) {
+            return r.begin <= value && value < r.end && r.end - r.begin < k_shadow;
+        });
     }
 
 private:
     // Larger mappings are a sanitizer's shadow: half of all numbers would be in one.
-    static constexpr std::uint64_t k_lowest = std::uint64_t{1} << 36;  // below are parts of it, where small numbers would be
+    static constexpr std::uint64_t k_lowest = std::uint64_t{1}
+                                              << 36;  // below are parts of it, where small numbers would be
     static constexpr std::uint64_t k_highest = std::uint64_t{1} << 47;
     static constexpr std::uint64_t k_shadow = std::uint64_t{1} << 36;
     struct Range {
@@ -78,21 +82,27 @@ private:
     std::vector<Range> ranges_;
 };
 
-std::string find_address(std::span<const std::byte> memory, std::string_view what, const AddressSpace& space, std::uint64_t window) {
+std::string find_address(std::span<const std::byte> memory, std::string_view what, const AddressSpace& space,
+                         std::uint64_t window) {
     for (std::size_t at = 0; at + 8 <= memory.size(); ++at) {
         std::uint64_t value = 0;
         std::memcpy(&value, memory.data() + at, 8);
-        if (space.is_address(value, window, std::uint64_t{1} << 32)) return fmt::format("the host's address {:#x} is in {} at offset {}", value, what, at);
+        if (space.is_address(value, window, std::uint64_t{1} << 32))
+            return fmt::format("the host's address {:#x} is in {} at offset {}", value, what, at);
     }
     return {};
 }
 
 Reference reference_for(const Use& use) {
     switch (use.resource) {
-        case Resource::data: return {.insn = use.insn, .kind = Reference::Kind::data, .target = 0, .addend = use.detail};
-        case Resource::function: return {.insn = use.insn, .kind = Reference::Kind::function, .target = use.detail};
-        case Resource::kfunc: return {.insn = use.insn, .kind = Reference::Kind::extern_call, .target = use.detail};
-        default: return {.insn = use.insn, .kind = Reference::Kind::map, .target = static_cast<std::uint32_t>(use.resource)};
+        case Resource::data:
+            return {.insn = use.insn, .kind = Reference::Kind::data, .target = 0, .addend = use.detail};
+        case Resource::function:
+            return {.insn = use.insn, .kind = Reference::Kind::function, .target = use.detail};
+        case Resource::kfunc:
+            return {.insn = use.insn, .kind = Reference::Kind::extern_call, .target = use.detail};
+        default:
+            return {.insn = use.insn, .kind = Reference::Kind::map, .target = static_cast<std::uint32_t>(use.resource)};
     }
 }
 
@@ -113,7 +123,8 @@ ObjectFile object_of(const UntrustedProgram& program) {
     };
     add_function("main", 0, two ? program.split : end, true);
     if (two) add_function("other", program.split, end, false);
-    const auto add_map = [&](std::string name, std::uint32_t type, std::uint32_t key, std::uint32_t value, std::uint32_t entries, std::uint32_t flags) {
+    const auto add_map = [&](std::string name, std::uint32_t type, std::uint32_t key, std::uint32_t value,
+                             std::uint32_t entries, std::uint32_t flags) {
         MapDefinition map;
         map.name = std::move(name);
         map.type = type;
@@ -127,7 +138,8 @@ ObjectFile object_of(const UntrustedProgram& program) {
     add_map("array", map_type::array, 4, 24, 3, 0);
     add_map("hash", map_type::hash, 8, 16, 4, 0);
     add_map("programs", map_type::prog_array, 4, 4, 2, 0);
-    file.data.push_back({.name = ".data", .kind = DataSection::Kind::data, .initial = std::vector<std::byte>(k_data_bytes)});
+    file.data.push_back(
+        {.name = ".data", .kind = DataSection::Kind::data, .initial = std::vector<std::byte>(k_data_bytes)});
     for (const std::string_view name : k_kfuncs) {
         Extern kfunc;
         kfunc.name = name;
@@ -165,8 +177,10 @@ UntrustedOutcome run_untrusted(const UntrustedProgram& program) {
     UntrustedOutcome outcome;
     Guarded context{k_context_bytes};
     Guarded data{k_data_bytes};
-    const std::vector<DataMemory> memory{{.address = data.inner().data(), .size = data.inner().size(), .read_only = false, .owner = nullptr}};
-    auto loaded = Engine::process().load(std::make_shared<const ObjectFile>(object_of(program)), memory, {.trace = [](std::string_view) {}});
+    const std::vector<DataMemory> memory{
+        {.address = data.inner().data(), .size = data.inner().size(), .read_only = false, .owner = nullptr}};
+    auto loaded = Engine::process().load(std::make_shared<const ObjectFile>(object_of(program)), memory,
+                                         {.trace = [](std::string_view) {}});
     if (!loaded) {
         outcome.error = loaded.error().message();
         return outcome;
@@ -175,7 +189,8 @@ UntrustedOutcome run_untrusted(const UntrustedProgram& program) {
     // One page that is there, and a program that calls itself.
     (void)loaded->arena->alloc_pages(PageCount{1}, {.address = loaded->arena->data()});
     (void)loaded->maps[static_cast<std::size_t>(Resource::program_array)]->set_program(0, *loaded->programs[0]);
-    const auto result = loaded->programs[0]->run(context.inner(), {.budget_ns = 10'000'000'000, .max_instructions = 2'000});
+    const auto result =
+        loaded->programs[0]->run(context.inner(), {.budget_ns = 10'000'000'000, .max_instructions = 2'000});
     outcome.ran_to_end = result.has_value();
     outcome.faults = loaded->programs[0]->fault_log().count();
     if (!result) outcome.error = result.error().message();

@@ -12,7 +12,15 @@
 namespace harena::bpf::test {
 
 /// What `run_untrusted` gives a program to work with, by number.
-enum class Resource : std::uint8_t { arena_map = 0, array_map = 1, hash_map = 2, program_array = 3, data = 4, function = 5, kfunc = 6 };
+enum class Resource : std::uint8_t {
+    arena_map = 0,
+    array_map = 1,
+    hash_map = 2,
+    program_array = 3,
+    data = 4,
+    function = 5,
+    kfunc = 6
+};
 
 /// A ld_imm64 or a call that refers to something: `insn` is its index.
 struct Use {
@@ -38,7 +46,8 @@ struct UntrustedOutcome {
     std::string harm;
 };
 
-/// Loads and runs a program with an arena, maps, a context and data of its own, and looks for what it must not have done.
+/// Loads and runs a program with an arena, maps, a context and data of its own, and looks for what it must not have
+/// done.
 [[nodiscard]] UntrustedOutcome run_untrusted(const UntrustedProgram& program);
 
 /// A program of well-formed instructions: jumps land on instructions, registers and fields are legal. What they do with

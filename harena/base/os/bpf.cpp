@@ -43,7 +43,8 @@ template <std::size_t Size>
 void copy_name(std::string_view name, char (&to)[Size]) noexcept {
     std::size_t length = 0;
     for (const char c : name) {
-        const bool fits = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '.';
+        const bool fits =
+            (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '.';
         if (fits && length + 1 < Size) to[length++] = c;
     }
 }
@@ -119,8 +120,6 @@ SysResult<FileDescriptor> bpf_program_load(const BpfProgramSpec& spec) noexcept 
     bpf_attr attributes{};
     attributes.prog_type = spec.type;
     attributes.prog_flags = spec.flags;
-    attributes.expected_attach_type = spec.attach_type;
-    attributes.attach_btf_id = spec.attach_function;
     attributes.insns = address_of(spec.instructions);
     attributes.insn_cnt = spec.instruction_count;
     attributes.license = address_of(spec.license);
@@ -129,8 +128,7 @@ SysResult<FileDescriptor> bpf_program_load(const BpfProgramSpec& spec) noexcept 
     if (!spec.function_records.empty()) {
         attributes.func_info = address_of(spec.function_records.data());
         attributes.func_info_rec_size = spec.function_record_size;
-        attributes.func_info_cnt =
-            static_cast<std::uint32_t>(spec.function_records.size() / spec.function_record_size);
+        attributes.func_info_cnt = static_cast<std::uint32_t>(spec.function_records.size() / spec.function_record_size);
     }
     if (!spec.line_records.empty()) {
         attributes.line_info = address_of(spec.line_records.data());
@@ -156,37 +154,62 @@ SysResult<std::uint32_t> bpf_program_run(int program, std::span<std::byte> conte
     return attributes.test.retval;
 }
 
-SysResult<FileDescriptor> bpf_attach_tracing(int program) noexcept {
+SysResult<FileDescriptor> bpf_attach_tracepoint(int program, const char* tracepoint) noexcept {
     bpf_attr attributes{};
+    attributes.raw_tracepoint.name = address_of(tracepoint);
     attributes.raw_tracepoint.prog_fd = static_cast<std::uint32_t>(program);
     return open_bpf(Call::bpf_attach, BPF_RAW_TRACEPOINT_OPEN, attributes);
 }
 
-SysResult<std::size_t> bpf_jited_lines(int program, std::span<BpfJitedLine> lines) {
-    bpf_prog_info info{};
+namespace {
+
+SysResult<void> ask_about(int program, bpf_prog_info& info) noexcept {
     bpf_attr attributes{};
     attributes.info.bpf_fd = static_cast<std::uint32_t>(program);
     attributes.info.info = address_of(&info);
     attributes.info.info_len = sizeof info;
-    if (const auto asked = done(Call::bpf_program_info, BPF_OBJ_GET_INFO_BY_FD, attributes); !asked)
-        return std::unexpected{asked.error()};
-    const std::size_t count = std::min(info.nr_line_info, info.nr_jited_line_info);
-    if (lines.size() < count || count == 0) return count;
+    return done(Call::bpf_program_info, BPF_OBJ_GET_INFO_BY_FD, attributes);
+}
+
+template <typename T>
+std::uint32_t size_of(const std::vector<T>& list) noexcept {
+    return static_cast<std::uint32_t>(list.size());
+}
+
+}  // namespace
+
+SysResult<std::size_t> bpf_jited_functions(int program, std::span<BpfCode> code) {
+    bpf_prog_info info{};
+    if (const auto asked = ask_about(program, info); !asked) return std::unexpected{asked.error()};
+    std::vector<std::uint64_t> addresses(info.nr_jited_ksyms);
+    std::vector<std::uint32_t> lengths(info.nr_jited_func_lens);
+    if (code.size() < addresses.size() || lengths.size() < addresses.size()) return addresses.size();
+    info = {};
+    info.nr_jited_ksyms = size_of(addresses);
+    info.jited_ksyms = address_of(addresses.data());
+    info.nr_jited_func_lens = size_of(lengths);
+    info.jited_func_lens = address_of(lengths.data());
+    if (const auto asked = ask_about(program, info); !asked) return std::unexpected{asked.error()};
+    for (std::size_t i = 0; i < addresses.size(); ++i) code[i] = {.address = addresses[i], .bytes = lengths[i]};
+    return addresses.size();
+}
+
+SysResult<std::size_t> bpf_jited_lines(int program, std::span<BpfJitedLine> lines) {
+    bpf_prog_info info{};
+    if (const auto asked = ask_about(program, info); !asked) return std::unexpected{asked.error()};
     std::vector<bpf_line_info> places(info.nr_line_info);
     std::vector<std::uint64_t> addresses(info.nr_jited_line_info);
-    const auto place_count = static_cast<std::uint32_t>(places.size());
-    const auto address_count = static_cast<std::uint32_t>(addresses.size());
+    const std::size_t count = std::min(places.size(), addresses.size());
+    if (lines.size() < count || count == 0) return count;
     info = {};
-    info.nr_line_info = place_count;
+    info.nr_line_info = size_of(places);
     info.line_info = address_of(places.data());
     info.line_info_rec_size = sizeof(bpf_line_info);
-    info.nr_jited_line_info = address_count;
+    info.nr_jited_line_info = size_of(addresses);
     info.jited_line_info = address_of(addresses.data());
     info.jited_line_info_rec_size = sizeof(std::uint64_t);
-    if (const auto asked = done(Call::bpf_program_info, BPF_OBJ_GET_INFO_BY_FD, attributes); !asked)
-        return std::unexpected{asked.error()};
-    for (std::size_t i = 0; i < count; ++i)
-        lines[i] = {.instruction = places[i].insn_off, .address = addresses[i]};
+    if (const auto asked = ask_about(program, info); !asked) return std::unexpected{asked.error()};
+    for (std::size_t i = 0; i < count; ++i) lines[i] = {.instruction = places[i].insn_off, .address = addresses[i]};
     return count;
 }
 

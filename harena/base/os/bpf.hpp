@@ -20,7 +20,7 @@ struct BpfMapSpec {
     std::uint32_t max_entries = 0;
     std::uint32_t flags = 0;
     std::uint64_t map_extra = 0;
-    std::string_view name;  // characters that the kernel does not take are left out, as is what is too long
+    std::string_view name = {};  // characters that the kernel does not take are left out, as is what is too long
     int btf = -1;           // types of key and value, in a BTF that is loaded
     std::uint32_t key_type = 0;
     std::uint32_t value_type = 0;
@@ -29,19 +29,17 @@ struct BpfMapSpec {
 struct BpfProgramSpec {
     std::uint32_t type = 0;
     std::uint32_t flags = 0;
-    std::uint32_t attach_type = 0;      // tracing: what for
-    std::uint32_t attach_function = 0;  // tracing: number in the kernel's types
-    std::string_view name;
+    std::string_view name = {};
     const char* license = "";
     const void* instructions = nullptr;
     std::uint32_t instruction_count = 0;
     int btf = -1;
-    std::span<const std::byte> function_records;  // of `function_record_size` bytes each: bpf_func_info
+    std::span<const std::byte> function_records = {};  // of `function_record_size` bytes each: bpf_func_info
     std::uint32_t function_record_size = 0;
-    std::span<const std::byte> line_records;  // bpf_line_info
+    std::span<const std::byte> line_records = {};  // bpf_line_info
     std::uint32_t line_record_size = 0;
     std::uint32_t log_level = 0;
-    std::span<char> log;  // the end of the verifier's log, terminated with 0
+    std::span<char> log = {};  // the end of the verifier's log, terminated with 0
 };
 
 [[nodiscard]] SysResult<FileDescriptor> bpf_map_create(const BpfMapSpec& spec) noexcept;
@@ -59,8 +57,16 @@ SysResult<void> bpf_map_freeze(int map) noexcept;
 [[nodiscard]] SysResult<FileDescriptor> bpf_program_load(const BpfProgramSpec& spec) noexcept;
 /// Runs a program once on this thread (BPF_PROG_TEST_RUN) with `context` for it to change; returns its result.
 [[nodiscard]] SysResult<std::uint32_t> bpf_program_run(int program, std::span<std::byte> context) noexcept;
-/// Attaches a program of type tracing to the function of the kernel that it was loaded for, until the result is closed.
-[[nodiscard]] SysResult<FileDescriptor> bpf_attach_tracing(int program) noexcept;
+/// Attaches a program of type raw tracepoint until the result is closed. ENOENT: there is no such tracepoint.
+[[nodiscard]] SysResult<FileDescriptor> bpf_attach_tracepoint(int program, const char* tracepoint) noexcept;
+
+/// A range of machine code in the kernel.
+struct BpfCode {
+    std::uint64_t address;
+    std::uint64_t bytes;
+};
+/// Where the functions of a program are; at most `code.size()` of them. Returns how many there are. Zeros without CAP_BPF.
+[[nodiscard]] SysResult<std::size_t> bpf_jited_functions(int program, std::span<BpfCode> code);
 
 /// Where a program's instructions are in the kernel, for one that was loaded with line records.
 struct BpfJitedLine {

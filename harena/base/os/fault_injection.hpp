@@ -50,7 +50,8 @@ public:
     FaultInjector& operator=(const FaultInjector&) = delete;
     virtual ~FaultInjector() = default;
 
-    /// The errno value that `call` shall fail with, or 0 to let it be made. Called on any thread, in signal handlers too.
+    /// The errno value that `call` shall fail with, or 0 to let it be made. Called on any thread, in signal handlers
+    /// too.
     virtual int on_call(Call call) noexcept = 0;
 };
 

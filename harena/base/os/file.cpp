@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "harena/base/os/file.hpp"
 
-#include "harena/base/os/invoke.hpp"
-
 #include <fcntl.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <string>
+
+#include "harena/base/os/invoke.hpp"
 
 namespace harena::os {
 

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cerrno>
+
 #include "harena/base/os/fault_injection.hpp"
 #include "harena/base/os/sys_result.hpp"
-
-#include <cerrno>
 
 namespace harena::os::detail {
 

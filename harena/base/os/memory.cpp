@@ -1,10 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "harena/base/os/memory.hpp"
 
-#include "harena/base/os/file.hpp"
-#include "harena/base/os/invoke.hpp"
-#include "harena/base/page_math.hpp"
-
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
@@ -13,6 +9,10 @@
 #include <unistd.h>
 
 #include <charconv>
+
+#include "harena/base/os/file.hpp"
+#include "harena/base/os/invoke.hpp"
+#include "harena/base/page_math.hpp"
 
 // Newer than the headers of Debian 12 (Linux 6.1).
 #ifndef MFD_NOEXEC_SEAL
@@ -23,7 +23,8 @@ namespace harena::os {
 
 using detail::invoke;
 
-SysResult<void*> mmap(void* address, std::size_t length, int protection, int flags, int fd, std::uint64_t offset) noexcept {
+SysResult<void*> mmap(void* address, std::size_t length, int protection, int flags, int fd,
+                      std::uint64_t offset) noexcept {
     if (const int error = detail::injected(Call::mmap)) return sys_fail(error);
     void* const mapped = ::mmap(address, length, protection, flags, fd, static_cast<off_t>(offset));
     if (mapped == MAP_FAILED) return sys_fail(errno);
@@ -84,7 +85,9 @@ SysResult<std::size_t> pwrite(int fd, const void* bytes, std::size_t length, std
 
 SysResult<std::uint64_t> getrlimit(int resource) noexcept {
     rlimit limit{};
-    if (auto ok = invoke(Call::getrlimit, [&] { return ::getrlimit(static_cast<__rlimit_resource_t>(resource), &limit); }); !ok)
+    if (auto ok =
+            invoke(Call::getrlimit, [&] { return ::getrlimit(static_cast<__rlimit_resource_t>(resource), &limit); });
+        !ok)
         return std::unexpected{ok.error()};
     return limit.rlim_cur;
 }

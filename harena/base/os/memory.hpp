@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "harena/base/os/sys_result.hpp"
-
 #include <sys/mman.h>
 
 #include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
+
+#include "harena/base/os/sys_result.hpp"
 
 /// The system calls about memory. Each is one call; errors are errno values. All are async-signal-safe except
 /// `find_mapping` and `numa_node_online`, and thread-safe.
@@ -29,7 +29,8 @@ SysResult<void> ftruncate(int fd, std::uint64_t length) noexcept;
 SysResult<void> add_seals(int fd, int seals) noexcept;
 /// Gives the file's pages in [offset, offset + length) back; they read as zero afterwards.
 SysResult<void> punch_hole(int fd, std::uint64_t offset, std::uint64_t length) noexcept;
-[[nodiscard]] SysResult<std::size_t> pwrite(int fd, const void* bytes, std::size_t length, std::uint64_t offset) noexcept;
+[[nodiscard]] SysResult<std::size_t> pwrite(int fd, const void* bytes, std::size_t length,
+                                            std::uint64_t offset) noexcept;
 
 /// Soft limit of an RLIMIT_* resource; RLIM_INFINITY is the largest value.
 [[nodiscard]] SysResult<std::uint64_t> getrlimit(int resource) noexcept;

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "harena/base/os/process.hpp"
 
-#include "harena/base/os/invoke.hpp"
-
 #include <pthread.h>
 #include <sched.h>
 #include <spawn.h>
@@ -15,6 +13,8 @@
 #include <climits>
 #include <cstdlib>
 #include <ctime>
+
+#include "harena/base/os/invoke.hpp"
 
 namespace harena::os {
 
@@ -36,7 +36,8 @@ SysResult<int> run_program(const std::vector<std::string>& arguments) {
     for (std::string& copy : copies) argv.push_back(copy.data());
     argv.push_back(nullptr);
     pid_t child = 0;
-    if (const int error = ::posix_spawnp(&child, argv[0], nullptr, nullptr, argv.data(), ::environ)) return sys_fail(error);
+    if (const int error = ::posix_spawnp(&child, argv[0], nullptr, nullptr, argv.data(), ::environ))
+        return sys_fail(error);
     int status = 0;
     while (::waitpid(child, &status, 0) < 0)
         if (errno != EINTR) return sys_fail(errno);
@@ -51,8 +52,9 @@ std::string find_program(const std::vector<std::string>& names) {
             const std::string_view folder = rest.substr(0, rest.find(':'));
             rest.remove_prefix(std::min(rest.size(), folder.size() + 1));
             std::string candidate = fmt::format("{}/{}", folder, name);
-            struct stat status {};
-            if (::stat(candidate.c_str(), &status) == 0 && S_ISREG(status.st_mode) && ::access(candidate.c_str(), X_OK) == 0)
+            struct stat status{};
+            if (::stat(candidate.c_str(), &status) == 0 && S_ISREG(status.st_mode) &&
+                ::access(candidate.c_str(), X_OK) == 0)
                 return candidate;
         }
     }

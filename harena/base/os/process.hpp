@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "harena/base/os/sys_result.hpp"
-
 #include <string>
 #include <vector>
+
+#include "harena/base/os/sys_result.hpp"
 
 namespace harena::os {
 

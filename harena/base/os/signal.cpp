@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "harena/base/os/signal.hpp"
 
-#include "harena/base/os/invoke.hpp"
-
 #include <pthread.h>
 #include <sched.h>
 #include <sys/syscall.h>
@@ -10,12 +8,14 @@
 
 #include <ctime>
 
+#include "harena/base/os/invoke.hpp"
+
 namespace harena::os {
 
 using detail::invoke;
 
 SysResult<struct sigaction> sigaction(int signal, const struct sigaction* action) noexcept {
-    struct sigaction before {};
+    struct sigaction before{};
     if (auto ok = invoke(Call::sigaction, [&] { return ::sigaction(signal, action, &before); }); !ok)
         return std::unexpected{ok.error()};
     return before;
@@ -43,7 +43,8 @@ SysResult<void> queue_signal_to_self(int signal, siginfo_t info) noexcept {
 void yield_processor() noexcept { ::sched_yield(); }
 
 void nap(std::uint64_t ns) noexcept {
-    const timespec duration{.tv_sec = static_cast<time_t>(ns / 1'000'000'000), .tv_nsec = static_cast<long>(ns % 1'000'000'000)};
+    const timespec duration{.tv_sec = static_cast<time_t>(ns / 1'000'000'000),
+                            .tv_nsec = static_cast<long>(ns % 1'000'000'000)};
     ::nanosleep(&duration, nullptr);
 }
 

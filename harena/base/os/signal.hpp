@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "harena/base/os/sys_result.hpp"
-
 #include <csignal>
 #include <cstdint>
+
+#include "harena/base/os/sys_result.hpp"
 
 /// The system calls about signals. All are async-signal-safe and thread-safe.
 namespace harena::os {

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "harena/base/result.hpp"
-
 #include <cstring>
 #include <expected>
 #include <utility>
+
+#include "harena/base/result.hpp"
 
 namespace harena::os {
 
@@ -17,9 +17,7 @@ struct SysError {
 template <typename T>
 using SysResult = std::expected<T, SysError>;
 
-[[nodiscard]] inline std::unexpected<SysError> sys_fail(int code) noexcept {
-    return std::unexpected{SysError{code}};
-}
+[[nodiscard]] inline std::unexpected<SysError> sys_fail(int code) noexcept { return std::unexpected{SysError{code}}; }
 
 /// errno's name and text: "ENOMEM, Cannot allocate memory".
 [[nodiscard]] std::string describe(SysError error);
