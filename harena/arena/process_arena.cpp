@@ -38,7 +38,7 @@ std::uint64_t chosen_offset(PageCount pages) noexcept {
 
 }  // namespace
 
-Result<std::shared_ptr<ProcessArena>> ProcessArena::create(const ArenaOptions& options) {
+Result<std::shared_ptr<ProcessArena>> ProcessArena::create(const ArenaOptions& options) try {
     HARENA_CHECK_OK(check(options));
     const auto no_fork = fault_handler::block_forks();  // first: a child must not inherit a lock of what follows, held
     HARENA_CHECK_OK(nofault::register_text());
@@ -65,6 +65,8 @@ Result<std::shared_ptr<ProcessArena>> ProcessArena::create(const ArenaOptions& o
                                    .bytes = arena->size(),
                                    .presence = arena->presence_.get()}));
     return arena;
+} catch (const std::bad_alloc&) {
+    return fail(ENOMEM, "no memory to keep account of an arena of {} pages", options.pages.value());
 }
 
 ProcessArena::~ProcessArena() {

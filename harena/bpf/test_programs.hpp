@@ -194,9 +194,14 @@ public:
         return refer(at, Reference::Kind::extern_call, static_cast<std::uint32_t>(file_.externs.size() - 1));
     }
 
-    [[nodiscard]] Result<LoadedObject> load(const LoadOptions& options = {}) const {
+    /// The object, for any engine.
+    [[nodiscard]] ObjectFile build() const {
         ObjectFile file = file_;
         resolve(file);
+        return file;
+    }
+    [[nodiscard]] Result<LoadedObject> load(const LoadOptions& options = {}) const {
+        ObjectFile file = build();
         std::vector<DataMemory> memory;
         for (const DataSection& section : file.data) {
             DataMemory one{.address = nullptr,
