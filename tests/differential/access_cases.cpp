@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Every kind and size of access: to pages that are there, absent, at the arena's and the window's edges, and straddling.
+// Every kind and size of access: to pages that are there, absent, at the arena's and the window's edges, and
+// straddling.
 #include <array>
 
 #include "tests/differential/build_case.hpp"
@@ -27,34 +28,43 @@ std::vector<Access> accesses() {
     std::vector<Access> all;
     for (const Size size : k_sizes) {
         const unsigned bytes = bytes_of(size);
-        all.push_back({fmt::format("load {}", bytes), bytes, [=](std::int16_t off) { return load(size, r7, r8, off); }});
-        all.push_back({fmt::format("load {} into its pointer", bytes), bytes, [=](std::int16_t off) { return load(size, r8, r8, off); }});
+        all.push_back(
+            {fmt::format("load {}", bytes), bytes, [=](std::int16_t off) { return load(size, r7, r8, off); }});
+        all.push_back({fmt::format("load {} into its pointer", bytes), bytes,
+                       [=](std::int16_t off) { return load(size, r8, r8, off); }});
         if (size != Size::dw)
             all.push_back({fmt::format("load {} sign-extended", bytes), bytes,
                            [=](std::int16_t off) { return load(size, r7, r8, off, Mode::memsx); }});
-        all.push_back({fmt::format("store {}", bytes), bytes, [=](std::int16_t off) { return store(size, r8, off, r7); }});
-        all.push_back({fmt::format("store {} immediate", bytes), bytes, [=](std::int16_t off) { return store(size, r8, off, -0x12345678); }});
+        all.push_back(
+            {fmt::format("store {}", bytes), bytes, [=](std::int16_t off) { return store(size, r8, off, r7); }});
+        all.push_back({fmt::format("store {} immediate", bytes), bytes,
+                       [=](std::int16_t off) { return store(size, r8, off, -0x12345678); }});
         all.push_back({fmt::format("load-acquire {}", bytes), bytes,
                        [=](std::int16_t off) { return atomic(size, k_atomic_load_acquire, r7, off, r8); }, true});
         all.push_back({fmt::format("store-release {}", bytes), bytes,
                        [=](std::int16_t off) { return atomic(size, k_atomic_store_release, r8, off, r7); }, true});
     }
     for (const Size size : {Size::w, Size::dw})
-        for (const auto& [name, operation, fetches] :
-             {std::tuple{"add", number(AluOp::add), false}, {"or", number(AluOp::or_), false},
-              {"and", number(AluOp::and_), false}, {"xor", number(AluOp::xor_), false},
-              {"fetch add", number(AluOp::add) | k_fetch, true}, {"fetch or", number(AluOp::or_) | k_fetch, true},
-              {"fetch and", number(AluOp::and_) | k_fetch, true}, {"fetch xor", number(AluOp::xor_) | k_fetch, true},
-              {"xchg", k_atomic_xchg, true}, {"cmpxchg", k_atomic_cmpxchg, true}})
+        for (const auto& [name, operation, fetches] : {std::tuple{"add", number(AluOp::add), false},
+                                                       {"or", number(AluOp::or_), false},
+                                                       {"and", number(AluOp::and_), false},
+                                                       {"xor", number(AluOp::xor_), false},
+                                                       {"fetch add", number(AluOp::add) | k_fetch, true},
+                                                       {"fetch or", number(AluOp::or_) | k_fetch, true},
+                                                       {"fetch and", number(AluOp::and_) | k_fetch, true},
+                                                       {"fetch xor", number(AluOp::xor_) | k_fetch, true},
+                                                       {"xchg", k_atomic_xchg, true},
+                                                       {"cmpxchg", k_atomic_cmpxchg, true}})
             all.push_back({fmt::format("atomic {} {}", name, bytes_of(size)), bytes_of(size),
-                           [size, operation](std::int16_t off) { return atomic(size, operation, r8, off, r7); }, true, fetches});
+                           [size, operation](std::int16_t off) { return atomic(size, operation, r8, off, r7); }, true,
+                           fetches});
     return all;
 }
 
-/// Page 3 is there and filled, all others are absent. The access is at `address`, with pointer and offset as given; r0, r7
-/// and r8 go to the context.
-Case at(const Access& access, const std::string& where, const ArenaPlace& place, std::uint64_t pointer, std::int16_t off,
-        std::uint64_t r0_before = 0x1111'2222'3333'4444) {
+/// Page 3 is there and filled, all others are absent. The access is at `address`, with pointer and offset as given; r0,
+/// r7 and r8 go to the context.
+Case at(const Access& access, const std::string& where, const ArenaPlace& place, std::uint64_t pointer,
+        std::int16_t off, std::uint64_t r0_before = 0x1111'2222'3333'4444) {
     Code body = alloc(place.address + 3 * k_page_size, 1);
     body.push_back(to_program(r1, r0));
     for (int word = 0; word < 4; ++word) {
@@ -92,8 +102,8 @@ void add_places(std::vector<Case>& cases, const Access& access) {
     add_case("far below the window", 0, -32768);
     add_case("above the window", 0xffff'fff8, 8);
     add_case("far above the window", 0xffff'fff8, 32760);
-    cases.push_back(at(access, "cmpxchg that matches", place, page(3), 0,
-                       access.bytes == 4 ? 0x8586'8788 : 0x8182'8384'8586'8788));
+    cases.push_back(
+        at(access, "cmpxchg that matches", place, page(3), 0, access.bytes == 4 ? 0x8586'8788 : 0x8182'8384'8586'8788));
     if (access.bytes > 1 && !access.is_atomic) {
         add_case("straddling into an absent page", page(4) - 1, 0);
         add_case("straddling out of an absent page", page(3) - 1, 0);

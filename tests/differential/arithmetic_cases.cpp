@@ -32,11 +32,11 @@ struct Operation {
     std::int16_t off;
 };
 constexpr std::array k_operations{
-    Operation{"add", AluOp::add, 0}, Operation{"sub", AluOp::sub, 0},   Operation{"mul", AluOp::mul, 0},
-    Operation{"div", AluOp::div, 0}, Operation{"sdiv", AluOp::div, 1},  Operation{"mod", AluOp::mod, 0},
-    Operation{"smod", AluOp::mod, 1}, Operation{"or", AluOp::or_, 0},   Operation{"and", AluOp::and_, 0},
-    Operation{"lsh", AluOp::lsh, 0}, Operation{"rsh", AluOp::rsh, 0},   Operation{"xor", AluOp::xor_, 0},
-    Operation{"arsh", AluOp::arsh, 0}, Operation{"mov", AluOp::mov, 0}, Operation{"movsx8", AluOp::mov, 8},
+    Operation{"add", AluOp::add, 0},      Operation{"sub", AluOp::sub, 0},     Operation{"mul", AluOp::mul, 0},
+    Operation{"div", AluOp::div, 0},      Operation{"sdiv", AluOp::div, 1},    Operation{"mod", AluOp::mod, 0},
+    Operation{"smod", AluOp::mod, 1},     Operation{"or", AluOp::or_, 0},      Operation{"and", AluOp::and_, 0},
+    Operation{"lsh", AluOp::lsh, 0},      Operation{"rsh", AluOp::rsh, 0},     Operation{"xor", AluOp::xor_, 0},
+    Operation{"arsh", AluOp::arsh, 0},    Operation{"mov", AluOp::mov, 0},     Operation{"movsx8", AluOp::mov, 8},
     Operation{"movsx16", AluOp::mov, 16}, Operation{"movsx32", AluOp::mov, 32}};
 
 std::vector<std::byte> operands() {
@@ -51,8 +51,8 @@ std::vector<std::byte> operands() {
     return context;
 }
 
-/// Applies `operation` to r1 (and r2) for each pair. The second result word tells the kind of the first: a sum with 2^32 + 1
-/// is made in 32 bits for an arena pointer, in 64 for a number.
+/// Applies `operation` to r1 (and r2) for each pair. The second result word tells the kind of the first: a sum with
+/// 2^32 + 1 is made in 32 bits for an arena pointer, in 64 for a number.
 Case case_of(std::string name, bool left, bool right, const Code& operation) {
     Code body = imm64(r8, 0x1'0000'0001);
     for (std::size_t pair = 0; pair < k_words / 2; ++pair) {
@@ -76,10 +76,12 @@ bool is_move(const Operation& operation) { return operation.op == AluOp::mov; }
 
 void add_binary(std::vector<Case>& cases, const Operation& operation, bool is_64_bit) {
     if (!is_64_bit && operation.off == 32) return;
-    const Insn insn = is_64_bit ? alu64(operation.op, r1, r2, operation.off) : alu32(operation.op, r1, r2, operation.off);
+    const Insn insn =
+        is_64_bit ? alu64(operation.op, r1, r2, operation.off) : alu32(operation.op, r1, r2, operation.off);
     for (const auto& [sides, left, right] :
          {std::tuple{"none", false, false}, {"left", true, false}, {"right", false, true}, {"both", true, true}})
-        cases.push_back(case_of(fmt::format("{}{} arena {}", operation.name, is_64_bit ? 64 : 32, sides), left, right, {insn}));
+        cases.push_back(
+            case_of(fmt::format("{}{} arena {}", operation.name, is_64_bit ? 64 : 32, sides), left, right, {insn}));
     if (is_move(operation)) return;
     for (const std::int32_t imm : k_immediates) {
         const bool shifts = operation.op == AluOp::lsh || operation.op == AluOp::rsh || operation.op == AluOp::arsh;
@@ -105,19 +107,22 @@ void add_unary(std::vector<Case>& cases) {
             };
             cases.push_back(case_of(fmt::format("le{} arena {}", bits, side), arena, false, end(Class::alu, false)));
             cases.push_back(case_of(fmt::format("be{} arena {}", bits, side), arena, false, end(Class::alu, true)));
-            cases.push_back(case_of(fmt::format("bswap{} arena {}", bits, side), arena, false, end(Class::alu64, false)));
+            cases.push_back(
+                case_of(fmt::format("bswap{} arena {}", bits, side), arena, false, end(Class::alu64, false)));
         }
     }
 }
 
 /// Jumps: the result is 1 where the condition holds.
 void add_comparisons(std::vector<Case>& cases) {
-    constexpr std::array k_jumps{JmpOp::jeq, JmpOp::jne,  JmpOp::jgt,  JmpOp::jge,  JmpOp::jlt, JmpOp::jle,
+    constexpr std::array k_jumps{JmpOp::jeq,  JmpOp::jne,  JmpOp::jgt,  JmpOp::jge,  JmpOp::jlt, JmpOp::jle,
                                  JmpOp::jset, JmpOp::jsgt, JmpOp::jsge, JmpOp::jslt, JmpOp::jsle};
     for (const JmpOp op : k_jumps)
         for (const Class cls : {Class::jmp, Class::jmp32})
-            for (const auto& [sides, left, right] :
-                 {std::tuple{"none", false, false}, {"left", true, false}, {"right", false, true}, {"both", true, true}}) {
+            for (const auto& [sides, left, right] : {std::tuple{"none", false, false},
+                                                     {"left", true, false},
+                                                     {"right", false, true},
+                                                     {"both", true, true}}) {
                 const Code compare{mov(r3, 1), insn(make_code(cls, op, true), r1, r2, 1, 0), mov(r3, 0), mov(r1, r3)};
                 cases.push_back(case_of(fmt::format("jump {:#x} {} arena {}", static_cast<unsigned>(op),
                                                     cls == Class::jmp ? 64 : 32, sides),

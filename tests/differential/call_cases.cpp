@@ -20,11 +20,13 @@ public:
     Row& reserves(std::uint64_t address, std::uint64_t count) { return then(reserve(address, count), true); }
     /// Writes into page `page`, whether it is there or not.
     Row& marks(std::uint64_t page, std::int32_t value) {
-        return then(join({imm64(r1, place_.address + page * k_page_size), to_program(r1, r1), store(Size::dw, r1, 8, value)}),
+        return then(join({imm64(r1, place_.address + page * k_page_size), to_program(r1, r1),
+                          store(Size::dw, r1, 8, value)}),
                     false);
     }
     Row& reads(std::uint64_t page) {
-        return then(join({imm64(r1, place_.address + page * k_page_size), to_program(r1, r1), load(Size::dw, r0, r1, 8)}),
+        return then(join({imm64(r1, place_.address + page * k_page_size), to_program(r1, r1),
+                          load(Size::dw, r0, r1, 8)}),
                     true);
     }
     [[nodiscard]] Case made() const { return make_case(name_, builder(place_), body_); }
@@ -57,21 +59,58 @@ void add_alloc(std::vector<Case>& cases, const ArenaPlace& place, const std::str
     cases.push_back(row("no pages").allocates(0, 0).allocates(page(3), 0).made());
     cases.push_back(row("high bits of the count").allocates(0, 0x1'0000'0002).allocates(0, 0x1'0000'0000).made());
     cases.push_back(row("flags").allocates(0, 1, ~0ULL, 1).allocates(0, 1, ~0ULL, 1ULL << 32).made());
-    cases.push_back(row("nodes").allocates(0, 1, 0).allocates(0, 1, 1).allocates(0, 1, 1023).allocates(0, 1, 1024)
-                        .allocates(0, 1, static_cast<std::uint64_t>(-2)).allocates(0, 1, 0xffffffff).made());
-    cases.push_back(row("at an address").allocates(page(3), 2).allocates(page(3), 1).allocates(page(4), 2).allocates(page(5), 1).made());
+    cases.push_back(row("nodes")
+                        .allocates(0, 1, 0)
+                        .allocates(0, 1, 1)
+                        .allocates(0, 1, 1023)
+                        .allocates(0, 1, 1024)
+                        .allocates(0, 1, static_cast<std::uint64_t>(-2))
+                        .allocates(0, 1, 0xffffffff)
+                        .made());
+    cases.push_back(row("at an address")
+                        .allocates(page(3), 2)
+                        .allocates(page(3), 1)
+                        .allocates(page(4), 2)
+                        .allocates(page(5), 1)
+                        .made());
     cases.push_back(row("at a program's address").allocates(low(5), 1).allocates(low(6) | k_garbage, 1).made());
-    cases.push_back(row("unaligned").allocates(page(3) + 1, 1).allocates(page(3) + 8, 1).allocates(page(3) + 4095, 1).made());
+    cases.push_back(
+        row("unaligned").allocates(page(3) + 1, 1).allocates(page(3) + 8, 1).allocates(page(3) + 4095, 1).made());
     cases.push_back(row("at the end").allocates(page(15), 1).allocates(page(15), 2).allocates(page(16), 1).made());
     cases.push_back(row("over the end").allocates(page(14), 3).allocates(page(16), 1).allocates(page(1000), 1).made());
-    cases.push_back(row("below").allocates(start - k_page_size, 1).allocates(start - k_page_size, 2).allocates(k_page_size, 1).made());
+    cases.push_back(row("below")
+                        .allocates(start - k_page_size, 1)
+                        .allocates(start - k_page_size, 2)
+                        .allocates(k_page_size, 1)
+                        .made());
     cases.push_back(row("NULL with garbage").allocates(k_garbage, 1).allocates(k_garbage, 1).made());
     cases.push_back(row("the first page").allocates(start, 1).allocates(start, 1).made());
-    cases.push_back(row("best fit").allocates(page(2), 1).allocates(page(5), 1).allocates(page(10), 1).allocates(0, 2)
-                        .allocates(0, 4).allocates(0, 5).allocates(0, 1).made());
-    cases.push_back(row("first of equal gaps").allocates(page(2), 1).allocates(page(5), 1).allocates(page(8), 8).allocates(0, 1)
-                        .allocates(0, 2).allocates(0, 2).made());
-    cases.push_back(row("marks stay").allocates(page(1), 2).marks(1, 11).marks(2, 22).marks(3, 33).reads(1).reads(2).reads(3).made());
+    cases.push_back(row("best fit")
+                        .allocates(page(2), 1)
+                        .allocates(page(5), 1)
+                        .allocates(page(10), 1)
+                        .allocates(0, 2)
+                        .allocates(0, 4)
+                        .allocates(0, 5)
+                        .allocates(0, 1)
+                        .made());
+    cases.push_back(row("first of equal gaps")
+                        .allocates(page(2), 1)
+                        .allocates(page(5), 1)
+                        .allocates(page(8), 8)
+                        .allocates(0, 1)
+                        .allocates(0, 2)
+                        .allocates(0, 2)
+                        .made());
+    cases.push_back(row("marks stay")
+                        .allocates(page(1), 2)
+                        .marks(1, 11)
+                        .marks(2, 22)
+                        .marks(3, 33)
+                        .reads(1)
+                        .reads(2)
+                        .reads(3)
+                        .made());
 }
 
 void add_free(std::vector<Case>& cases, const ArenaPlace& place, const std::string& where) {
@@ -85,18 +124,26 @@ void add_free(std::vector<Case>& cases, const ArenaPlace& place, const std::stri
     cases.push_back(full("none").frees(page(3), 0).frees(page(3), 0x1'0000'0000).allocates(0, 1).made());
     cases.push_back(full("NULL").frees(0, 1).frees(0, 16).allocates(0, 1).made());
     cases.push_back(full("NULL with garbage").frees(k_garbage, 1).allocates(0, 1).made());
-    cases.push_back(full("unaligned").frees(page(3) + 1, 1).allocates(0, 1).frees(page(5) + 4095, 1).allocates(0, 1).made());
+    cases.push_back(
+        full("unaligned").frees(page(3) + 1, 1).allocates(0, 1).frees(page(5) + 4095, 1).allocates(0, 1).made());
     cases.push_back(full("over the end").frees(page(14), 10).allocates(0, 2).allocates(0, 1).made());
     cases.push_back(full("from the end").frees(page(16), 1).frees(page(17), 5).allocates(0, 1).made());
     cases.push_back(full("below").frees(start - k_page_size, 1).frees(start - k_page_size, 3).allocates(0, 1).made());
     cases.push_back(full("very many").frees(page(2), 0xffffffff).allocates(0, 14).allocates(0, 1).made());
-    cases.push_back(full("program's address").frees(low(3), 1).allocates(0, 1).frees(low(7) | k_garbage, 1).allocates(0, 1).made());
+    cases.push_back(
+        full("program's address").frees(low(3), 1).allocates(0, 1).frees(low(7) | k_garbage, 1).allocates(0, 1).made());
     cases.push_back(row("absent").frees(page(3), 1).allocates(page(3), 1).made());
-    cases.push_back(row("absent and present").allocates(page(3), 1).allocates(page(6), 1).frees(page(2), 6).allocates(0, 16).made());
+    cases.push_back(row("absent and present")
+                        .allocates(page(3), 1)
+                        .allocates(page(6), 1)
+                        .frees(page(2), 6)
+                        .allocates(0, 16)
+                        .made());
     cases.push_back(full("twice").frees(page(3), 1).frees(page(3), 1).allocates(0, 1).allocates(0, 1).made());
     cases.push_back(full("reads zero again").frees(page(3), 1).allocates(page(3), 1).reads(3).made());
     cases.push_back(full("then a write").frees(page(3), 1).marks(3, 4).reads(3).allocates(page(3), 1).reads(3).made());
-    cases.push_back(row("reserved").reserves(page(3), 2).frees(page(3), 1).allocates(page(3), 1).allocates(page(4), 1).made());
+    cases.push_back(
+        row("reserved").reserves(page(3), 2).frees(page(3), 1).allocates(page(3), 1).allocates(page(4), 1).made());
 }
 
 void add_reserve(std::vector<Case>& cases, const ArenaPlace& place, const std::string& where) {
@@ -104,19 +151,45 @@ void add_reserve(std::vector<Case>& cases, const ArenaPlace& place, const std::s
     const std::uint64_t start = place.address;
     const auto page = [&](std::uint64_t n) { return start + n * k_page_size; };
     const auto low = [&](std::uint64_t n) { return page(n) & 0xffff'ffff; };
-    cases.push_back(row("some").reserves(page(3), 2).allocates(page(3), 1).allocates(page(4), 1).allocates(page(5), 1).made());
+    cases.push_back(
+        row("some").reserves(page(3), 2).allocates(page(3), 1).allocates(page(4), 1).allocates(page(5), 1).made());
     cases.push_back(row("all").reserves(start, 16).allocates(0, 1).frees(page(2), 1).allocates(0, 1).made());
-    cases.push_back(row("none").reserves(page(3), 0).reserves(0, 0).reserves(page(99), 0).reserves(page(3) + 1, 0)
-                        .reserves(page(3), 0x1'0000'0000).allocates(page(3), 1).made());
-    cases.push_back(row("twice").reserves(page(3), 2).reserves(page(3), 2).reserves(page(4), 1).reserves(page(2), 2).reserves(page(5), 1).made());
-    cases.push_back(row("in use").allocates(page(3), 1).reserves(page(3), 1).reserves(page(2), 3).reserves(page(2), 1).made());
+    cases.push_back(row("none")
+                        .reserves(page(3), 0)
+                        .reserves(0, 0)
+                        .reserves(page(99), 0)
+                        .reserves(page(3) + 1, 0)
+                        .reserves(page(3), 0x1'0000'0000)
+                        .allocates(page(3), 1)
+                        .made());
+    cases.push_back(row("twice")
+                        .reserves(page(3), 2)
+                        .reserves(page(3), 2)
+                        .reserves(page(4), 1)
+                        .reserves(page(2), 2)
+                        .reserves(page(5), 1)
+                        .made());
+    cases.push_back(
+        row("in use").allocates(page(3), 1).reserves(page(3), 1).reserves(page(2), 3).reserves(page(2), 1).made());
     cases.push_back(row("unaligned").reserves(page(3) + 1, 1).reserves(page(3) + 4095, 1).allocates(page(3), 1).made());
-    cases.push_back(row("past the end").reserves(page(15), 2).reserves(page(16), 1).reserves(page(100), 1).reserves(page(0), 17)
-                        .reserves(page(15), 1).reserves(page(3), 0xffffffff).made());
-    cases.push_back(row("below").reserves(start - k_page_size, 1).reserves(start - k_page_size, 3).allocates(start, 1).made());
+    cases.push_back(row("past the end")
+                        .reserves(page(15), 2)
+                        .reserves(page(16), 1)
+                        .reserves(page(100), 1)
+                        .reserves(page(0), 17)
+                        .reserves(page(15), 1)
+                        .reserves(page(3), 0xffffffff)
+                        .made());
+    cases.push_back(
+        row("below").reserves(start - k_page_size, 1).reserves(start - k_page_size, 3).allocates(start, 1).made());
     cases.push_back(row("NULL").reserves(0, 1).allocates(start, 1).allocates(0, 16).made());
     cases.push_back(row("NULL with garbage").reserves(k_garbage, 1).allocates(start, 1).made());
-    cases.push_back(row("program's address").reserves(low(3), 1).reserves(low(4) | k_garbage, 1).allocates(page(3), 1).allocates(page(4), 1).made());
+    cases.push_back(row("program's address")
+                        .reserves(low(3), 1)
+                        .reserves(low(4) | k_garbage, 1)
+                        .allocates(page(3), 1)
+                        .allocates(page(4), 1)
+                        .made());
     cases.push_back(row("faults").reserves(page(3), 1).marks(3, 3).reads(3).made());
 }
 
@@ -124,9 +197,10 @@ void add_reserve(std::vector<Case>& cases, const ArenaPlace& place, const std::s
 
 std::vector<Case> call_cases() {
     std::vector<Case> cases;
-    for (const auto& [address, where] : {std::pair{arena_address(), std::string{"aligned"}},
-                                         std::pair{arena_address() + k_low_bits, std::string{"low bits"}},
-                                         std::pair{arena_address() + 4 * k_gib - 16 * k_page_size, std::string{"window's end"}}}) {
+    for (const auto& [address, where] :
+         {std::pair{arena_address(), std::string{"aligned"}},
+          std::pair{arena_address() + k_low_bits, std::string{"low bits"}},
+          std::pair{arena_address() + 4 * k_gib - 16 * k_page_size, std::string{"window's end"}}}) {
         const ArenaPlace place{.address = address};
         add_alloc(cases, place, where);
         add_free(cases, place, where);

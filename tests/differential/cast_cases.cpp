@@ -10,8 +10,8 @@ namespace {
 
 using namespace test;
 
-constexpr std::array<std::uint64_t, 8> k_values{0,          1,          0xffffffff, 0x100000000, 0x1234567800000000,
-                                                0x80000000, 0x7fffffff, 0xffffffffffffffff};
+constexpr std::array<std::uint64_t, 8> k_values{
+    0, 1, 0xffffffff, 0x100000000, 0x1234567800000000, 0x80000000, 0x7fffffff, 0xffffffffffffffff};
 
 /// The values at the begin of the context, their results behind them. The values are unknown to the verifier.
 Case over_values(std::string name, std::uint32_t flags, std::uint64_t address, const Code& operation) {
@@ -49,7 +49,8 @@ std::vector<Case> cast_cases() {
             add_case("to the user, of a number", {to_user(r2, r1)});
             add_case("there and back", {to_program(r1, r1), to_user(r1, r1), to_program(r2, r1)});
             add_case("32-bit move of an arena pointer", {to_program(r1, r1), mov32(r2, r1)});
-            add_case("through the stack", {to_program(r1, r1), store(Size::dw, r10, -8, r1), load(Size::dw, r2, r10, -8)});
+            add_case("through the stack",
+                     {to_program(r1, r1), store(Size::dw, r10, -8, r1), load(Size::dw, r2, r10, -8)});
             // What the host would follow: stored in the arena, and read back.
             const Code page = join({alloc(address, 1), mov(r7, r0), to_program(r7, r7)});
             Code stored = page;

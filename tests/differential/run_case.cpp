@@ -110,7 +110,8 @@ Json run_case(Engine& engine, const Case& one) {
             json["data"][one.file.data[i].name] = bytes_of({loaded->data[i].address, loaded->data[i].size});
     for (const auto& map : loaded->maps) json["maps"][map->name()] = contents(*map);
     for (const auto& map : loaded->maps)  // programs that hold each other
-        for (std::uint32_t i = 0; map->definition().type == map_type::prog_array && i < map->definition().max_entries; ++i)
+        for (std::uint32_t i = 0; map->definition().type == map_type::prog_array && i < map->definition().max_entries;
+             ++i)
             (void)map->erase(std::as_bytes(std::span{&i, 1}));
     return json;
 }

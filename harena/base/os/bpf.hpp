@@ -21,7 +21,7 @@ struct BpfMapSpec {
     std::uint32_t flags = 0;
     std::uint64_t map_extra = 0;
     std::string_view name = {};  // characters that the kernel does not take are left out, as is what is too long
-    int btf = -1;           // types of key and value, in a BTF that is loaded
+    int btf = -1;                // types of key and value, in a BTF that is loaded
     std::uint32_t key_type = 0;
     std::uint32_t value_type = 0;
 };
@@ -65,7 +65,8 @@ struct BpfCode {
     std::uint64_t address;
     std::uint64_t bytes;
 };
-/// Where the functions of a program are; at most `code.size()` of them. Returns how many there are. Zeros without CAP_BPF.
+/// Where the functions of a program are; at most `code.size()` of them. Returns how many there are. Zeros without
+/// CAP_BPF.
 [[nodiscard]] SysResult<std::size_t> bpf_jited_functions(int program, std::span<BpfCode> code);
 
 /// Where a program's instructions are in the kernel, for one that was loaded with line records.

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Programs that run: globals of every section, an arena with globals, maps, void functions, a loop with can_loop.
-#include "harena/bpf/testdata/test_macros.bpf.h"
-
 #include <harena/arena.h>
+
+#include "harena/bpf/testdata/test_macros.bpf.h"
 
 struct node {
     struct node __arena* next;

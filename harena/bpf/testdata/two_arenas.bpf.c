@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Well-formed, and one arena too many.
-#include "harena/bpf/testdata/test_macros.bpf.h"
-
 #include <harena/arena.h>
+
+#include "harena/bpf/testdata/test_macros.bpf.h"
 
 HARENA_ARENA(first, 1);
 HARENA_ARENA(second, 1);
