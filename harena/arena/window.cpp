@@ -22,6 +22,12 @@ std::unexpected<Error> fail_to_reserve(os::SysError error, std::string_view wher
                     "cannot reserve 4 GiB of address space {}: mlockall(MCL_FUTURE) counts it as locked memory and "
                     "RLIMIT_MEMLOCK is too low for that",
                     where);
+    if (error.code == ENOMEM)
+        return fail(
+            ENOMEM,
+            "cannot reserve 4 GiB of address space {}: {}; there is no such gap, or the process has as many mappings "
+            "as vm.max_map_count allows",
+            where, os::describe(error));
     return fail(error.code, "cannot reserve 4 GiB of address space {}: {}", where, os::describe(error));
 }
 

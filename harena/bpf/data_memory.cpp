@@ -18,8 +18,8 @@ Result<std::shared_ptr<std::byte>> copy_of(const DataSection& section) {
     if (!mapped)
         return os::fail_with(mapped.error(), fmt::format("no memory for the {} bytes of section {}",
                                                          section.initial.size(), section.name));
-    const std::shared_ptr<std::byte> memory{static_cast<std::byte*>(*mapped),
-                                            [bytes](std::byte* at) { (void)os::munmap(at, bytes); }};
+    std::shared_ptr<std::byte> memory{static_cast<std::byte*>(*mapped),
+                                      [bytes](std::byte* at) { (void)os::munmap(at, bytes); }};
     std::ranges::copy(section.initial, memory.get());
     return memory;
 }

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <new>
 #include <ranges>
 #include <utility>
 
@@ -52,7 +53,7 @@ Result<Object> Object::open(std::span<const std::byte> bytes, std::string name, 
     return make(std::move(file), options);
 }
 
-Result<Object> Object::make(ObjectFile file, const OpenOptions& options) {
+Result<Object> Object::make(ObjectFile file, const OpenOptions& options) try {
     MapDefinition* arena = nullptr;
     for (MapDefinition& map : file.maps) {
         if (map.type != map_type::arena) continue;
@@ -78,6 +79,8 @@ Result<Object> Object::make(ObjectFile file, const OpenOptions& options) {
     HARENA_TRY(object.state_->data, make_data_memory(file));
     object.file_ = std::make_shared<const ObjectFile>(std::move(file));
     return object;
+} catch (const std::bad_alloc&) {
+    return fail(ENOMEM, "no memory to open the object");
 }
 
 Result<void> Object::load(Engine& engine, const LoadOptions& options) {

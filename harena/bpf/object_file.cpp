@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <new>
 
 #include "harena/base/os/file.hpp"
 #include "harena/bpf/object_parts.hpp"
@@ -81,20 +82,24 @@ Result<void> build(ObjectFile& object, std::span<const std::byte> bytes, const O
 
 }  // namespace
 
-Result<ObjectFile> ObjectFile::read(const std::string& path, const ObjectFileOptions& options) {
+Result<ObjectFile> ObjectFile::read(const std::string& path, const ObjectFileOptions& options) try {
     const auto bytes = os::read_file(path);
     if (!bytes)
         return pass_on(one_line(Error{bytes.error().code, fmt::format("{}: {}", path, os::describe(bytes.error()))}));
     return parse(*bytes, path, options);
+} catch (const std::bad_alloc&) {
+    return fail(ENOMEM, "no memory to read the object");
 }
 
 Result<ObjectFile> ObjectFile::parse(std::span<const std::byte> bytes, std::string name,
-                                     const ObjectFileOptions& options) {
+                                     const ObjectFileOptions& options) try {
     ObjectFile object;
     object.name = std::move(name);
     const Result<void> built = build(object, bytes, options);
     if (!built) return pass_on(one_line(built.error().in(object.name)));
     return object;
+} catch (const std::bad_alloc&) {
+    return fail(ENOMEM, "no memory to parse the object");
 }
 
 }  // namespace harena::bpf
