@@ -25,7 +25,8 @@ struct DataMemory {
 };
 
 struct LoadOptions {
-    /// Where `bpf_trace_printk` goes; stderr if empty. Called on the thread that runs the program.
+    /// Where `bpf_trace_printk` goes; stderr if empty. Called on the thread that runs the program, perhaps on
+    /// several at once; must not throw.
     std::function<void(std::string_view line)> trace{};
     /// Bytes of stack of one function (a multiple of 8, 512 to 32,768), and how deep calls may go (1 to 64).
     std::uint32_t frame_bytes = k_frame_bytes;

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
 #include <array>
 #include <cerrno>
 
@@ -45,6 +46,7 @@ Value for_each_map_elem(HelperCall& call) {
         ++visited;
         if (call.interpreter().call_back(call.callback(1), arguments) != 0) break;
     }
+    std::ranges::fill(key, std::byte{0});  // a pointer to it may be left
     return Value::scalar(visited);
 }
 

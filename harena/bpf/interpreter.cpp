@@ -273,8 +273,9 @@ void Interpreter::tail_call() {
     const Value& context = read(1);
     const Value& map = read(2);
     const auto index = static_cast<std::uint32_t>(read(3).bits);
-    if (context.kind() != Kind::context)
-        stop(EACCES, "R1 of a tail call must be the context, not a value of kind {}", name_of(context.kind()));
+    if (context.kind() != Kind::context || context.bits != context_.bits)
+        stop(EACCES, "R1 of a tail call must be the context as the program got it, not a value of kind {}",
+             name_of(context.kind()));
     auto* const array =
         map.kind() == Kind::map ? dynamic_cast<ProgramArray*>(reinterpret_cast<ProcessMap*>(map.tag.base)) : nullptr;
     if (array == nullptr) stop(EACCES, "R2 of a tail call must be a map of type PROG_ARRAY");

@@ -121,7 +121,8 @@ Result<std::shared_ptr<Arena>> Object::arena() const {
     return state_->loaded->arena;
 }
 
-Result<std::byte*> Object::find_global(std::string_view name, std::size_t size, bool for_reading) const {
+Result<std::byte*> Object::find_global(std::string_view name, std::size_t size, std::size_t alignment,
+                                       bool for_reading) const {
     const Global* const global = file_->find_global(name);
     if (global == nullptr)
         return fail(ENOENT, "{}: no global variable '{}'; there is: {}", file_->name, name,
@@ -137,6 +138,9 @@ Result<std::byte*> Object::find_global(std::string_view name, std::size_t size, 
     if (section.kind == DataSection::Kind::rodata && state_->loaded && !for_reading)
         return fail(EPERM, "{}: global variable '{}' is read-only once the object is loaded; ask for it as const",
                     file_->name, name);
+    if (global->offset % alignment != 0)  // sections begin at pages
+        return fail(EINVAL, "{}: global variable '{}' at offset {} of {} is not aligned to {} bytes", file_->name, name,
+                    global->offset, section.name, alignment);
     return memory.address + global->offset;
 }
 

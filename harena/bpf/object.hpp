@@ -68,12 +68,13 @@ public:
     [[nodiscard]] std::vector<Program*> programs() const;
 
     /// A global variable of the object, in `.data`, `.bss`, `.rodata` or, once loaded, in the arena. `T` must have the
-    /// variable's size (EINVAL); a variable of `.rodata` can be written before loading only: take it as `const T` later
-    /// (EPERM). The pointer holds as long as the object. Programs may read and write the variable at the same time.
+    /// variable's size, and its place the alignment of `T` (EINVAL); a variable of `.rodata` can be written before
+    /// loading only: take it as `const T` later (EPERM). The pointer holds as long as the object. Programs may read and
+    /// write the variable at the same time.
     template <typename T>
         requires std::is_trivially_copyable_v<T>
     [[nodiscard]] Result<T*> global(std::string_view name) const {
-        HARENA_TRY(std::byte* const address, find_global(name, sizeof(T), std::is_const_v<T>));
+        HARENA_TRY(std::byte* const address, find_global(name, sizeof(T), alignof(T), std::is_const_v<T>));
         return reinterpret_cast<T*>(address);
     }
 
@@ -82,7 +83,8 @@ private:
 
     explicit Object(std::unique_ptr<State> state) noexcept;
     [[nodiscard]] static Result<Object> make(ObjectFile file, const OpenOptions& options);
-    [[nodiscard]] Result<std::byte*> find_global(std::string_view name, std::size_t size, bool for_reading) const;
+    [[nodiscard]] Result<std::byte*> find_global(std::string_view name, std::size_t size, std::size_t alignment,
+                                                 bool for_reading) const;
 
     std::shared_ptr<const ObjectFile> file_;
     std::unique_ptr<State> state_;

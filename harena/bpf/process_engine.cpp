@@ -68,6 +68,8 @@ private:
     Result<void> make_maps() {
         for (const MapDefinition& definition : image_->file->maps) {
             if (definition.type == map_type::arena) {
+                if (image_->arena != nullptr)
+                    return fail(EINVAL, "map '{}' is a second arena; an object has one at most", definition.name);
                 HARENA_TRY(image_->arena, make_arena(definition));
                 image_->maps.push_back(std::make_shared<ArenaMap>(definition));
             } else {
@@ -126,6 +128,9 @@ private:
                 auto* const array = dynamic_cast<ProgramArray*>(image_->maps[i].get());
                 if (array == nullptr || index >= file.maps[i].max_entries)
                     return fail(EINVAL, "map '{}': no place for a program at index {}", file.maps[i].name, index);
+                if (const auto type = array->program_type(); type && *type != function->type)
+                    return fail(EINVAL, "map '{}' index {}: '{}' is of another program type than those before it",
+                                file.maps[i].name, index, name);
                 array->set_target(index, {image_, function});
             }
         }

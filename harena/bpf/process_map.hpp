@@ -69,6 +69,8 @@ public:
     [[nodiscard]] Target target(std::uint64_t index) const;
     /// Throws std::bad_alloc.
     void set_target(std::uint32_t index, Target target);
+    /// The type of the programs it holds, all the same; nullopt while it is empty.
+    [[nodiscard]] std::optional<ProgramType> program_type() const;
     /// Forgets all programs: they hold their object's maps, which may hold this one.
     void clear();
 

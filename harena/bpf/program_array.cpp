@@ -2,6 +2,7 @@
 #include <cerrno>
 #include <cstring>
 #include <new>
+#include <optional>
 #include <utility>
 
 #include "harena/bpf/image.hpp"
@@ -27,6 +28,11 @@ void ProgramArray::set_target(std::uint32_t index, Target target) {
     }
 }
 
+std::optional<ProgramType> ProgramArray::program_type() const {
+    const std::lock_guard lock{mutex_};
+    return targets_.empty() ? std::nullopt : std::optional{targets_.begin()->second.function->type};
+}
+
 void ProgramArray::clear() {
     // In a child after fork a thread of the parent may hold the lock for ever: what is there is left alone.
     if (fork_guard_.owner_dead()) return;
@@ -42,6 +48,9 @@ Result<void> ProgramArray::set_program(std::uint32_t index, Program& program) tr
     auto* const ours = dynamic_cast<ProcessProgram*>(&program);
     if (ours == nullptr) return fail(EINVAL, "map '{}': program '{}' is of another engine", name(), program.name());
     HARENA_CHECK_OK(ours->check_owner());
+    if (const auto type = program_type(); type && *type != program.type())
+        return fail(EINVAL, "map '{}' holds programs of type {}, and '{}' is of type {}", name(), name_of(*type),
+                    program.name(), name_of(program.type()));
     set_target(index, ours->target());
     return {};
 } catch (const std::bad_alloc&) {
