@@ -78,8 +78,6 @@ function(harena_test_executable)
     add_executable("${arg_NAME}" ${arg_SOURCES})
     target_include_directories("${arg_NAME}" PRIVATE "${PROJECT_SOURCE_DIR}")
     target_link_libraries("${arg_NAME}" PRIVATE ${arg_LIBS} GTest::gtest_main)
-    # Half of a test's compile time is this header.
-    target_precompile_headers("${arg_NAME}" PRIVATE <gtest/gtest.h>)
     gtest_discover_tests("${arg_NAME}" DISCOVERY_TIMEOUT 120 PROPERTIES TIMEOUT "${arg_TIMEOUT}" LABELS "${arg_LABEL}")
 endfunction()
 

@@ -9,6 +9,13 @@
 
 namespace harena {
 
+namespace {
+
+/// Pages that are freed between two looks at `cancel`.
+constexpr std::uint64_t k_cancel_batch = 512;
+
+}  // namespace
+
 PageIndex ProcessArena::page_of_low_bits(std::uint64_t address) const noexcept {
     // 32-bit arithmetic: a pointer below the arena wraps to a page beyond any arena that starts above it.
     const auto low = static_cast<std::uint32_t>(address);
@@ -17,7 +24,7 @@ PageIndex ProcessArena::page_of_low_bits(std::uint64_t address) const noexcept {
 }
 
 std::uint64_t ProcessArena::kfunc_alloc_pages(std::uint64_t address, std::uint32_t count, std::int32_t node,
-                                              std::uint64_t flags) {
+                                              std::uint64_t flags, const std::atomic<bool>* cancel) {
     if (fork_guard_.owner_dead() || flags != 0 || count == 0 || count > pages().value()) return 0;
     if (node != -1 && !os::numa_node_online(node)) return 0;
     std::optional<PageIndex> at;
@@ -26,16 +33,20 @@ std::uint64_t ProcessArena::kfunc_alloc_pages(std::uint64_t address, std::uint32
         at = page_of_low_bits(address);
         if (at->value() > pages().value() - count) return 0;
     }
-    const auto allocated = allocate(at, PageCount{count});
+    const auto allocated = allocate(at, PageCount{count}, cancel);
     return allocated ? reinterpret_cast<std::uint64_t>(address_of(*allocated)) : 0;
 }
 
-void ProcessArena::kfunc_free_pages(std::uint64_t address, std::uint32_t count) {
+void ProcessArena::kfunc_free_pages(std::uint64_t address, std::uint32_t count, const std::atomic<bool>* cancel) {
     if (fork_guard_.owner_dead() || address == 0 || count == 0) return;
     const PageIndex begin = page_of_low_bits(align_down(address, k_page_size));
     if (begin.value() >= pages().value()) return;
-    const std::uint64_t clipped = std::min<std::uint64_t>(count, pages().value() - begin.value());
-    (void)release(PageRange::of(begin, PageCount{clipped}));
+    const std::uint64_t end = begin.value() + std::min<std::uint64_t>(count, pages().value() - begin.value());
+    for (std::uint64_t at = begin.value(); at < end; at += k_cancel_batch) {
+        if (cancel != nullptr && cancel->load(std::memory_order_relaxed)) return;
+        // A refused punch leaves pages allocated, and programs are not told.
+        (void)release({PageIndex{at}, PageIndex{std::min(at + k_cancel_batch, end)}});
+    }
 }
 
 std::int32_t ProcessArena::kfunc_reserve_pages(std::uint64_t address, std::uint32_t count) {

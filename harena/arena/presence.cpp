@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <memory>
@@ -19,6 +20,8 @@ namespace {
 
 /// How a touch waits for the thread that is populating or freeing its page: first it yields, then it naps.
 constexpr int k_yields = 64;
+/// Pages that are populated at a time where the caller may be told to stop: under a millisecond.
+constexpr PageCount k_batch{512};
 constexpr int k_naps = 20'000;
 constexpr std::uint64_t k_nap_ns = 100'000;
 
@@ -116,11 +119,16 @@ bool Presence::claim(PageRange range, PageIndex& blocker) noexcept {
     return true;
 }
 
-os::SysResult<void> Presence::populate(PageRange claimed) noexcept {
+os::SysResult<void> Presence::populate(PageRange claimed, const std::atomic<bool>* cancel) noexcept {
     PageIndex page = claimed.begin;
     while (page < claimed.end) {
+        if (cancel != nullptr && cancel->load(std::memory_order_relaxed)) {
+            (void)punch(claimed);
+            return os::sys_fail(ECANCELED);
+        }
         std::byte* const at = address_ + byte_offset(page);
-        const auto done = os::uffd_zeropage(uffd_.get(), at, harena::bytes_of(claimed.end - page));
+        const PageCount batch = std::min(claimed.end - page, cancel != nullptr ? k_batch : claimed.count());
+        const auto done = os::uffd_zeropage(uffd_.get(), at, harena::bytes_of(batch));
         if (done) {
             page = page + PageCount{*done / k_page_size};
         } else if (done.error().code == EEXIST) {

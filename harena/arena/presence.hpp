@@ -54,7 +54,8 @@ public:
     /// Puts zeroed memory behind pages that this thread claimed, and moves them to `used`.
     /// On an error (ENOMEM, ENOSPC) they have no memory and are still `populating`: the caller's, to be made absent
     /// again.
-    os::SysResult<void> populate(PageRange claimed) noexcept;
+    /// With `cancel`, asks it after every batch and fails with ECANCELED once it is set.
+    os::SysResult<void> populate(PageRange claimed, const std::atomic<bool>* cancel = nullptr) noexcept;
 
     /// Takes the memory of pages away that this thread moved to `freeing`; they stay in that state.
     os::SysResult<void> punch(PageRange freeing) noexcept;

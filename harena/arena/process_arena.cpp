@@ -78,10 +78,11 @@ ProcessArena::~ProcessArena() {
     const Window gone = std::move(window_);
 }
 
-ProcessArena::Outcome<PageIndex> ProcessArena::allocate(std::optional<PageIndex> at, PageCount count) {
+ProcessArena::Outcome<PageIndex> ProcessArena::allocate(std::optional<PageIndex> at, PageCount count,
+                                                        const std::atomic<bool>* cancel) {
     const auto claimed = claim_free(at, count);
     if (!claimed) return std::unexpected{claimed.error()};
-    if (const auto populated = presence_->populate(*claimed); !populated) {
+    if (const auto populated = presence_->populate(*claimed, cancel); !populated) {
         give_back(*claimed);
         return std::unexpected{ENOMEM};
     }

@@ -41,9 +41,10 @@ public:
     void count_program_fault() noexcept { program_faults_.fetch_add(1, std::memory_order_relaxed); }
 
     /// The calls as a program makes them, with exactly the results of Linux's kfuncs of these names, quirks included.
+    /// Once `cancel` is set, an allocation gives up and a free leaves the rest allocated: the program is over its time.
     [[nodiscard]] std::uint64_t kfunc_alloc_pages(std::uint64_t address, std::uint32_t count, std::int32_t node,
-                                                  std::uint64_t flags);
-    void kfunc_free_pages(std::uint64_t address, std::uint32_t count);
+                                                  std::uint64_t flags, const std::atomic<bool>* cancel = nullptr);
+    void kfunc_free_pages(std::uint64_t address, std::uint32_t count, const std::atomic<bool>* cancel = nullptr);
     [[nodiscard]] std::int32_t kfunc_reserve_pages(std::uint64_t address, std::uint32_t count);
 
 private:
@@ -53,7 +54,8 @@ private:
 
     ProcessArena(const ArenaOptions& options, Window window) : Arena{options}, window_{std::move(window)} {}
 
-    [[nodiscard]] Outcome<PageIndex> allocate(std::optional<PageIndex> at, PageCount count);
+    [[nodiscard]] Outcome<PageIndex> allocate(std::optional<PageIndex> at, PageCount count,
+                                              const std::atomic<bool>* cancel = nullptr);
     [[nodiscard]] Outcome<PageRange> claim_free(std::optional<PageIndex> at, PageCount count);
     /// Frees what is used or reserved in `range`, in batches. An error: some of it stays allocated.
     Outcome<void> release(PageRange range);

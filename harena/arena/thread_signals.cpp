@@ -25,6 +25,7 @@ public:
     }
 
 private:
+    static constexpr std::size_t k_handler_bytes = 4 * k_kib;
     static constexpr std::size_t k_mapping_bytes = 64 * k_kib + k_page_size;
     [[nodiscard]] void* usable() const noexcept { return static_cast<std::byte*>(mapping_) + k_page_size; }
 
@@ -43,7 +44,15 @@ private:
     Result<void> try_set_up() {
         const auto current = os::sigaltstack(nullptr);
         if (!current) return os::fail_with(current.error(), "cannot ask for the alternate signal stack");
-        if ((current->ss_flags & SS_DISABLE) == 0) return {};
+        if ((current->ss_flags & SS_DISABLE) == 0) {
+            // The kernel's frame, whose size depends on the processor, and the handler's own.
+            const std::size_t needed = os::minimal_signal_stack() + k_handler_bytes;
+            if (current->ss_size >= needed) return {};
+            return fail(EINVAL,
+                        "this thread's alternate signal stack has {} bytes and the fault handler needs {}: install a "
+                        "larger one (sigaltstack), or none",
+                        current->ss_size, needed);
+        }
         const auto mapping =
             os::mmap(nullptr, k_mapping_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
         if (!mapping) return os::fail_with(mapping.error(), "no memory for an alternate signal stack");

@@ -4,6 +4,7 @@
 #include <sys/resource.h>
 
 #include "harena/base/os/memory.hpp"
+#include "harena/base/os/process.hpp"
 
 namespace harena {
 
@@ -53,8 +54,26 @@ Result<std::byte*> reserve_at(std::uint64_t base) {
         base + Window::k_bytes, occupant.value_or("(of another thread, gone again)"));
 }
 
-// Reserves enough to find an aligned window in it, and gives the rest back.
+// At random between 2^44 and 5 * 2^44, where a process has nothing by default: a program, which knows its arena's
+// address, is not to conclude from it where libraries and heap are.
+Result<std::byte*> reserve_at_random() {
+    constexpr std::uint64_t k_first = std::uint64_t{1} << 44;
+    constexpr int k_tries = 8;
+    for (int i = 0; i < k_tries; ++i) {
+        const std::uint64_t base = k_first + os::random_u64() % (4 * k_first / Window::k_bytes) * Window::k_bytes;
+        auto* const wanted = reinterpret_cast<std::byte*>(base - Window::k_guard_below);
+        const auto span =
+            os::mmap(wanted, Window::k_span_bytes, PROT_NONE, k_reserve_flags | MAP_FIXED_NOREPLACE, -1, 0);
+        if (span && *span == wanted) return wanted + Window::k_guard_below;
+        if (span) (void)os::munmap(*span, Window::k_span_bytes);
+        if (!span && span.error().code != EEXIST) return fail_to_reserve(span.error(), "anywhere");
+    }
+    return fail(EEXIST, "no luck");
+}
+
+// Where the kernel likes: reserves enough to find an aligned window in it, and gives the rest back.
 Result<std::byte*> reserve_anywhere() {
+    if (auto random = reserve_at_random(); random || random.error().code() != EEXIST) return random;
     constexpr std::uint64_t k_search = Window::k_span_bytes + Window::k_bytes;
     const auto area = os::mmap(nullptr, k_search, PROT_NONE, k_reserve_flags, -1, 0);
     if (!area) return fail_to_reserve(area.error(), "anywhere");

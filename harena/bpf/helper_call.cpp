@@ -5,13 +5,14 @@
 #include <cerrno>
 
 #include "harena/arena/nofault.hpp"
+#include "harena/base/page_math.hpp"
 
 namespace harena::bpf {
 
 namespace {
 
-// Source: Linux, BPF_MAX_VAR_SIZ: the largest memory argument.
-constexpr std::uint64_t k_max_memory = 1ULL << 29;
+// The largest memory argument: what can be copied in about a millisecond, since no safepoint interrupts it.
+constexpr std::uint64_t k_max_memory = 4 * k_mib;
 
 }  // namespace
 
@@ -112,6 +113,9 @@ std::uint64_t HelperCall::size_after(unsigned argument) const {
 
 void HelperCall::check_input(unsigned argument, std::uint64_t bytes) {
     const Value& value = values_[argument];
+    if (bytes > k_max_memory)
+        stop(E2BIG, "argument {} of {} has {} bytes; helpers take {} at most", argument + 1, prototype_.name, bytes,
+             k_max_memory);
     if (bytes == 0 && value.kind() == Kind::scalar && value.bits == 0) return;  // NULL and 0
     const std::uint64_t address = interpreter_.locate(value, 0, bytes, false, argument + 1);
     if (value.kind() == Kind::stack) interpreter_.stack().check_public(address, bytes);
@@ -131,7 +135,9 @@ void HelperCall::check_output(unsigned argument, std::uint64_t bytes) {
 void HelperCall::check_c_string(unsigned argument) {
     const Value& value = values_[argument];
     auto& buffer = buffers_[argument];
-    for (std::int64_t at = 0;; ++at) {
+    // What lies behind the other string's size is not compared.
+    const auto limit = static_cast<std::int64_t>(input(0).size());
+    for (std::int64_t at = 0; at < limit; ++at) {
         const std::uint64_t address = interpreter_.locate(value, at, 1, false, argument + 1);
         if (value.kind() == Kind::stack) interpreter_.stack().check_public(address, 1);
         const auto character = static_cast<std::byte>(nofault::load(address, 1).value);

@@ -88,14 +88,15 @@ std::string format_one(std::string_view& format, std::uint64_t argument) {
 
 }  // namespace
 
-// %d %i %u %x %X %p %c, with l or ll, and %%; at most three. Others, %s among them, and characters that are neither
-// printable nor blanks are EINVAL: the result says so.
+// %d %i %u %x %X %p %c, with l or ll, and %%; at most three, in a format of at most 1,023 bytes. Others, %s among them,
+// and characters that are neither printable nor blanks are EINVAL: the result says so.
 Value trace_printk(HelperCall& call) {
+    constexpr std::size_t k_max_format = 1023;
     const Value invalid = Value::scalar(static_cast<std::uint64_t>(std::int64_t{-EINVAL}));
     const std::span<const std::byte> bytes = call.input(0);
     std::string_view format{reinterpret_cast<const char*>(bytes.data()), bytes.size()};
     const std::size_t end = format.find('\0');
-    if (end == std::string_view::npos) return invalid;
+    if (end == std::string_view::npos || end > k_max_format) return invalid;
     format = format.substr(0, end);
     const auto is_text = [](unsigned char c) { return (c >= 0x20 && c < 0x7f) || (c >= '\t' && c <= '\r'); };
     if (!std::ranges::all_of(format, is_text)) return invalid;

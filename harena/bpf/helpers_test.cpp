@@ -254,11 +254,11 @@ TEST(Helpers, strings_are_compared_up_to_the_size_or_the_end) {
     EXPECT_TRUE(gives(compare("a", 60, "a"), 0)) << "what is behind the end does not matter";
 }
 
-TEST(Helpers, a_string_without_an_end_is_refused) {
+TEST(Helpers, a_string_that_ends_before_the_size_and_its_memory_is_refused) {
     ObjectBuilder object;
     object.data(".rodata", DataSection::Kind::rodata, std::vector<std::byte>(8, std::byte{'x'}));
     EXPECT_TRUE(
-        refused(evaluate(object, join({mov(r1, r10), add(r1, -8), mov(r2, 8), data_address(r3, 0), call_helper(182)})),
+        refused(evaluate(object, join({mov(r1, r10), add(r1, -16), mov(r2, 9), data_address(r3, 0), call_helper(182)})),
                 EFAULT, "outside its 8 bytes"));
 }
 

@@ -48,6 +48,8 @@ public:
     /// Memory for the key that a callback gets, one for each depth of calls. It lives as long as the run, since the
     /// callback may keep a pointer to it in a caller's frame; the next use at the same depth overwrites it.
     [[nodiscard]] std::span<std::byte> key_buffer(std::size_t bytes);
+    /// Set when the run is over its time: calls that take long look at it.
+    [[nodiscard]] const std::atomic<bool>& cancel() const noexcept { return control_.hard; }
     [[nodiscard]] Stack& stack() noexcept { return stack_; }
     [[nodiscard]] const Image& image() const noexcept { return *image_; }
     /// The address of `bytes` bytes at a pointer into a region. Throws `Stop` (EFAULT, EACCES) if they are not all

@@ -75,6 +75,14 @@ Result<Object> Object::make(ObjectFile file, const OpenOptions& options) try {
             return fail(E2BIG, "{}: arena_pages {} are more than 4 GiB", file.name, options.arena_pages->value());
         arena->max_entries = static_cast<std::uint32_t>(options.arena_pages->value());
     }
+    const DataSection* in_arena = nullptr;
+    for (const DataSection& section : file.data) {
+        if (section.kind != DataSection::Kind::arena || section.initial.empty()) continue;
+        if (in_arena != nullptr)
+            return fail(ENOTSUP, "{}: sections {} and {} both hold globals of the arena; one can", file.name,
+                        in_arena->name, section.name);
+        in_arena = &section;
+    }
     Object object{std::make_unique<State>()};
     HARENA_TRY(object.state_->data, make_data_memory(file));
     object.file_ = std::make_shared<const ObjectFile>(std::move(file));

@@ -50,7 +50,7 @@ Result<std::shared_ptr<ProcessMap>> ProcessMap::create(const MapDefinition& d) t
             break;
     }
     return fail(ENOTSUP,
-                "map '{}' is of type {}, which this engine does not have (it has ARENA, ARRAY, HASH and PROG_ARRAY)",
+                "map '{}' is a map of {}, which this engine does not have (it has ARENA, ARRAY, HASH and PROG_ARRAY)",
                 d.name, map_type_name(d.type));
 } catch (const std::bad_alloc&) {
     return fail(ENOMEM, "map '{}': no memory for {} entries of {} + {} bytes", d.name, d.max_entries, d.key_size,

@@ -30,7 +30,7 @@ enum class ArgKind : std::uint8_t {
     input,             ///< memory, read; its size is the next argument
     output,            ///< memory, written; its size is the next argument
     size,              ///< bytes of the argument before
-    c_string,          ///< memory up to a zero byte, read
+    c_string,          ///< memory up to a zero byte, or to the size of argument 1, read
     callback,          ///< a function of the program
     callback_context,  ///< a pointer into the stack, or NULL
 };

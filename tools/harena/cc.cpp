@@ -38,6 +38,10 @@ Result<void> compile(const CcOptions& options) {
     if (!std::filesystem::exists(status)) return fail(ENOENT, "{}: no such file", options.source);
     if (std::filesystem::is_directory(status)) return fail(EISDIR, "{}: is a folder", options.source);
 
+    const std::string output = options.output.empty() ? default_output(options.source) : options.output;
+    if (std::filesystem::equivalent(options.source, output, error))
+        return fail(EINVAL, "{}: the object would replace its source", options.source);
+
     const std::string clang = find_bpf_clang();
     if (clang.empty())
         return fail(ENOENT, "{}: no clang to compile it with: install clang-19, or set HARENA_CLANG", options.source);
@@ -48,8 +52,7 @@ Result<void> compile(const CcOptions& options) {
     if (const std::string asm_headers = HARENA_ASM_HEADERS; !asm_headers.empty())
         command.insert(command.end(), {"-idirafter", asm_headers});
     command.insert(command.end(), options.flags.begin(), options.flags.end());
-    command.insert(command.end(),
-                   {"-o", options.output.empty() ? default_output(options.source) : options.output, "-c"});
+    command.insert(command.end(), {"-o", output, "-c"});
     // A file name that begins with '-' is no flag.
     command.push_back(options.source.starts_with('-') ? "./" + options.source : options.source);
 

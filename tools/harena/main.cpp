@@ -3,6 +3,7 @@
 #include <cerrno>
 #include <charconv>
 #include <cstdint>
+#include <cstdio>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -95,4 +96,9 @@ int main_with(int argc, const char* const* argv) {
 }  // namespace
 }  // namespace harena::tool
 
-int main(int argc, char** argv) { return harena::tool::main_with(argc, argv); }
+int main(int argc, char** argv) {
+    const int status = harena::tool::main_with(argc, argv);
+    // A full disk or a closed pipe shows only now: output that was lost is no success.
+    if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return status;
+    return harena::tool::report(harena::tool::k_bad_input, {EIO, "the output could not be written"});
+}

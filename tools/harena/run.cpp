@@ -77,7 +77,10 @@ Result<bpf::Function> choose_program(const RunCommand& command, const bpf::Objec
 
 Result<std::vector<std::byte>> read_context(const std::string& path) {
     if (path.empty()) return std::vector<std::byte>{};
-    auto bytes = os::read_file(path);
+    auto bytes = os::read_file(path, 16 * k_max_context_bytes);
+    if (!bytes && bytes.error().code == EFBIG)
+        return fail(E2BIG, "{}: a context of more than {} bytes; at most {} are possible", path,
+                    16 * k_max_context_bytes, k_max_context_bytes);
     if (!bytes) return os::fail_with(bytes.error(), path + ": the context cannot be read");
     if (bytes->size() > k_max_context_bytes)
         return fail(E2BIG, "{}: a context of {} bytes; at most {} are possible", path, bytes->size(),

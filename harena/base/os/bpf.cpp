@@ -209,7 +209,7 @@ SysResult<std::size_t> bpf_jited_lines(int program, std::span<BpfJitedLine> line
     info.jited_line_info = address_of(addresses.data());
     info.jited_line_info_rec_size = sizeof(std::uint64_t);
     if (const auto asked = ask_about(program, info); !asked) return std::unexpected{asked.error()};
-    for (std::size_t i = 0; i < count; ++i) lines[i] = {.instruction = places[i].insn_off, .address = addresses[i]};
+    for (std::size_t i = 0; i < count; ++i) lines[i] = {.line_col = places[i].line_col, .address = addresses[i]};
     return count;
 }
 

@@ -71,7 +71,7 @@ struct BpfCode {
 
 /// Where a program's instructions are in the kernel, for one that was loaded with line records.
 struct BpfJitedLine {
-    std::uint32_t instruction;  // of the program as it was loaded
+    std::uint32_t line_col;  // of the record; those of code that the kernel removed are not there
     std::uint64_t address;
 };
 /// Up to `lines.size()` of them, in the order of the program; returns how many there are. EPERM without CAP_BPF.

@@ -28,6 +28,11 @@ SysResult<stack_t> sigaltstack(const stack_t* stack) noexcept {
     return before;
 }
 
+std::size_t minimal_signal_stack() noexcept {
+    const long bytes = ::sysconf(_SC_MINSIGSTKSZ);
+    return bytes > 0 ? static_cast<std::size_t>(bytes) : 2048;
+}
+
 SysResult<sigset_t> thread_sigmask(int how, const sigset_t* signals) noexcept {
     if (const int error = detail::injected(Call::sigmask)) return sys_fail(error);
     sigset_t before{};

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <csignal>
+#include <cstddef>
 #include <cstdint>
 
 #include "harena/base/os/sys_result.hpp"
@@ -14,6 +15,9 @@ SysResult<struct sigaction> sigaction(int signal, const struct sigaction* action
 
 /// Installs the alternate signal stack of this thread (or only asks, if null) and returns the one before.
 SysResult<stack_t> sigaltstack(const stack_t* stack) noexcept;
+
+/// Bytes of stack that the kernel takes for a signal on this processor.
+[[nodiscard]] std::size_t minimal_signal_stack() noexcept;
 
 /// Changes this thread's blocked signals (`how` as in pthread_sigmask; null only asks) and returns those before.
 SysResult<sigset_t> thread_sigmask(int how, const sigset_t* signals) noexcept;
