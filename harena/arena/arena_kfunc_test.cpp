@@ -295,5 +295,21 @@ TEST(ArenaKfuncTop, an_arena_at_the_top_of_its_window) {
     EXPECT_EQ(arena->kfunc_reserve_pages(0xffff'f000, 1), 0);
 }
 
+TEST(ArenaKfuncCancel, an_allocation_that_is_cancelled_gives_everything_back) {
+    const auto arena = make_arena(2000);
+    ASSERT_NE(arena, nullptr);
+    std::atomic<bool> cancel{true};
+    EXPECT_EQ(arena->kfunc_alloc_pages(0, 2000, -1, 0, &cancel), 0U);
+    EXPECT_EQ(usage(*arena), "0 0");
+    cancel = false;
+    const std::uint64_t first = arena->kfunc_alloc_pages(0, 2000, -1, 0, &cancel);
+    EXPECT_NE(first, 0U) << "all of them are free again";
+    cancel = true;
+    arena->kfunc_free_pages(first, 2000, &cancel);
+    EXPECT_EQ(usage(*arena), "2000 0") << "a free that is cancelled leaves the rest";
+    arena->kfunc_free_pages(first, 2000);
+    EXPECT_EQ(usage(*arena), "0 0");
+}
+
 }  // namespace
 }  // namespace harena

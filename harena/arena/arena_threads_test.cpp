@@ -10,6 +10,7 @@
 #include "harena/arena/nofault.hpp"
 #include "harena/arena/process_arena.hpp"
 #include "harena/arena/test_support.hpp"
+#include "harena/base/os/signal.hpp"
 
 namespace harena {
 namespace {
@@ -275,6 +276,23 @@ TEST(ArenaThreads, faults_are_answered_while_other_arenas_come_and_go) {
         }
     });
     expect_whole_after_all(*arena);
+}
+
+TEST(ThreadSignals, an_alternate_stack_that_is_too_small_is_refused_by_name) {
+    std::thread{[] {
+        std::vector<std::byte> memory(os::minimal_signal_stack());
+        stack_t stack{};
+        stack.ss_sp = memory.data();
+        stack.ss_size = memory.size();
+        const auto before = os::sigaltstack(&stack);
+        ASSERT_TRUE(before) << os::describe(before.error());
+        const auto prepared = fault_handler::prepare_thread();
+        ASSERT_FALSE(prepared);
+        EXPECT_EQ(prepared.error().code(), EINVAL);
+        EXPECT_NE(prepared.error().message().find(std::to_string(memory.size())), std::string::npos);
+        (void)os::sigaltstack(&*before);  // a sanitizer had one here
+        EXPECT_TRUE(fault_handler::prepare_thread());
+    }}.join();
 }
 
 }  // namespace

@@ -54,13 +54,14 @@ Result<std::byte*> reserve_at(std::uint64_t base) {
         base + Window::k_bytes, occupant.value_or("(of another thread, gone again)"));
 }
 
-// At random between 2^44 and 5 * 2^44, where a process has nothing by default: a program, which knows its arena's
-// address, is not to conclude from it where libraries and heap are.
+// At random where a process has nothing by default, between the addresses that objects ask for (2^45, 2^46): a program,
+// which knows its arena's address, is not to conclude from it where libraries and heap are.
 Result<std::byte*> reserve_at_random() {
-    constexpr std::uint64_t k_first = std::uint64_t{1} << 44;
+    constexpr std::uint64_t k_first = 0x2100'0000'0000;
+    constexpr std::uint64_t k_windows = (0x3f00'0000'0000 - k_first) / Window::k_bytes;
     constexpr int k_tries = 8;
     for (int i = 0; i < k_tries; ++i) {
-        const std::uint64_t base = k_first + os::random_u64() % (4 * k_first / Window::k_bytes) * Window::k_bytes;
+        const std::uint64_t base = k_first + os::random_u64() % k_windows * Window::k_bytes;
         auto* const wanted = reinterpret_cast<std::byte*>(base - Window::k_guard_below);
         const auto span =
             os::mmap(wanted, Window::k_span_bytes, PROT_NONE, k_reserve_flags | MAP_FIXED_NOREPLACE, -1, 0);

@@ -322,6 +322,27 @@ TEST_F(TracePrintk, those_that_it_uses_hold_numbers) {
     EXPECT_EQ(print("%d %d %d", {mov(r3, 1), mov(r4, 1), mov(r5, r9)}).error, EACCES);
 }
 
+TEST_F(TracePrintk, formats_beyond_a_kilobyte_print_nothing) {
+    ObjectBuilder object;
+    object.data(".rodata", DataSection::Kind::rodata, [] {
+        std::vector<std::byte> text(1025, std::byte{'x'});
+        text.back() = std::byte{0};
+        return text;
+    }());
+    EXPECT_TRUE(gives(evaluate(object, join({data_address(r1, 0), mov(r2, 1025), call_helper(6)})),
+                      static_cast<std::uint64_t>(-EINVAL)));
+}
+
+TEST(Helpers, arguments_of_more_than_4_mib_are_refused) {
+    ObjectBuilder object;
+    object.map("large", map_type::array, 4, 5U << 20, 1);
+    const Code look_up = join({store(Size::w, r10, -4, 0), map_address(r1, 0), mov(r2, r10), add(r2, -4),
+                               call_helper(1), jump_if(JmpOp::jne, r0, 0, 1), exit(), mov(r3, r0)});
+    EXPECT_TRUE(refused(
+        evaluate(object, join({look_up, map_address(r1, 0), mov(r2, r10), add(r2, -4), mov(r4, 0), call_helper(2)})),
+        E2BIG, "bytes"));
+}
+
 TEST_F(TracePrintk, bad_formats_print_nothing) {
     for (const std::string_view format : {"%", "%s", "%q", "%l", "%d %d %d %d", "%08x", "\x1b[2J", "\x80"}) {
         const Traced traced = print(format, {mov(r3, 1), mov(r4, 1), mov(r5, 1)});

@@ -55,7 +55,7 @@ public:
     /// Runs the program once on this thread. `context` is what r1 points to (for `syscall` programs any bytes); the
     /// program may change it.
     /// Errors: EFAULT (an access outside what it points into), EACCES (something done to a value that its kind does not
-    /// allow), ETIMEDOUT (over its budget), EINVAL, E2BIG (calls too deep), EPERM (SIGBUS or SIGSEGV blocked), ENOTSUP
+    /// allow), ETIMEDOUT (over its budget), EINVAL, E2BIG (calls too deep), EPERM (SIGBUS or SIGSEGV blocked at the thread's first run), ENOTSUP
     /// (this type of program cannot be run here), EOWNERDEAD (in a child after fork). The message names the instruction
     /// and the source line. Faults on absent arena pages are no errors.
     [[nodiscard]] virtual Result<RunResult> run(std::span<std::byte> context = {}, const RunOptions& options = {}) = 0;
