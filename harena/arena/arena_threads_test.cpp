@@ -23,7 +23,7 @@ using test::usage;
 constexpr int k_rounds = test::k_sanitized ? 1'500 : 15'000;
 
 // A touch that races with others on purpose: neither the compiler nor the thread sanitizer shall have an opinion.
-[[gnu::no_sanitize("thread"), gnu::noinline]] unsigned char touch(std::byte* address, bool write) {
+__attribute__((no_sanitize("thread"), noinline)) unsigned char touch(std::byte* address, bool write) {
     auto& byte = *reinterpret_cast<volatile unsigned char*>(address);
     if (write) byte = 1;
     return byte;
