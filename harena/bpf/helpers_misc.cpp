@@ -96,7 +96,7 @@ Value trace_printk(HelperCall& call) {
     const std::span<const std::byte> bytes = call.input(0);
     std::string_view format{reinterpret_cast<const char*>(bytes.data()), bytes.size()};
     const std::size_t end = format.find('\0');
-    if (end == std::string_view::npos || end > k_max_format) return invalid;
+    if (end > k_max_format) return invalid;  // also if there is no end
     format = format.substr(0, end);
     const auto is_text = [](unsigned char c) { return (c >= 0x20 && c < 0x7f) || (c >= '\t' && c <= '\r'); };
     if (!std::ranges::all_of(format, is_text)) return invalid;

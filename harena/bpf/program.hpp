@@ -32,8 +32,8 @@ struct RunResult {
     /// Accesses to absent arena pages in this run, and the last of them, oldest first (`FaultLog::k_kept` at most).
     std::uint64_t fault_count = 0;
     std::vector<Fault> faults;
-    /// False if `fault_count` may be too small. Kernel engine only: Linux before 6.18 reports no faults, keeps about
-    /// 300 unread reports, and does not tell which of several runs of one program at the same time a report is of.
+    /// False if `fault_count` may be too small. Kernel engine only: where page faults cannot be traced, and when the
+    /// process had more than 16,384 of them in the run.
     bool faults_known = true;
     std::uint64_t duration_ns = 0;
     /// A `may_goto` took its exit because the budget was used up: the program may have given half a result. Not known
@@ -55,9 +55,9 @@ public:
     /// Runs the program once on this thread. `context` is what r1 points to (for `syscall` programs any bytes); the
     /// program may change it.
     /// Errors: EFAULT (an access outside what it points into), EACCES (something done to a value that its kind does not
-    /// allow), ETIMEDOUT (over its budget), EINVAL, E2BIG (calls too deep), EPERM (SIGBUS or SIGSEGV blocked at the thread's first run), ENOTSUP
-    /// (this type of program cannot be run here), EOWNERDEAD (in a child after fork). The message names the instruction
-    /// and the source line. Faults on absent arena pages are no errors.
+    /// allow), ETIMEDOUT (over its budget), EINVAL, E2BIG (calls too deep), EPERM (SIGBUS or SIGSEGV blocked at the
+    /// thread's first run), ENOTSUP (this type of program cannot be run here), EOWNERDEAD (in a child after fork). The
+    /// message names the instruction and the source line. Faults on absent arena pages are no errors.
     [[nodiscard]] virtual Result<RunResult> run(std::span<std::byte> context = {}, const RunOptions& options = {}) = 0;
 
     /// Faults of all runs.

@@ -102,8 +102,8 @@ void add_places(std::vector<Case>& cases, const Access& access) {
     add_case("far below the window", 0, -32768);
     add_case("above the window", 0xffff'fff8, 8);
     add_case("far above the window", 0xffff'fff8, 32760);
-    cases.push_back(
-        at(access, "cmpxchg that matches", place, page(3), 0, access.bytes == 4 ? 0x8586'8788 : 0x8182'8384'8586'8788));
+    cases.push_back(at(access, "cmpxchg that matches", place, page(3), 0,
+                       access.bytes == 4 ? 0x1111'2222'8586'8788 : 0x8182'8384'8586'8788));
     if (access.bytes > 1 && !access.is_atomic) {
         add_case("straddling into an absent page", page(4) - 1, 0);
         add_case("straddling out of an absent page", page(3) - 1, 0);

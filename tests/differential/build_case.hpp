@@ -41,7 +41,7 @@ struct ArenaPlace {
     using namespace test;
     made.program("main", join({mov(r9, r1), body, mov(r0, 0), exit()}));
     Case one{.name = std::move(name), .file = made.build()};
-    one.context.resize(context_bytes);
+    one.context = std::vector<std::byte>(context_bytes);
     return one;
 }
 

@@ -193,6 +193,49 @@ void add_reserve(std::vector<Case>& cases, const ArenaPlace& place, const std::s
     cases.push_back(row("faults").reserves(page(3), 1).marks(3, 3).reads(3).made());
 }
 
+// The host's touches between loading and running, of pages that are absent, and their part in what programs then get.
+void add_host(std::vector<Case>& cases, const ArenaPlace& place, const std::string& where) {
+    const auto touching = [&](const char* name, const Row& row, std::vector<std::uint64_t> pages) {
+        Case one = row.made();
+        one.name = fmt::format("host: {}, {}", name, where);
+        one.prepare = [pages = std::move(pages)](const ObjectFile&, LoadedObject& loaded) -> Result<void> {
+            for (const std::uint64_t page : pages)
+                *static_cast<volatile std::uint64_t*>(
+                    static_cast<void*>(loaded.arena->data() + page * k_page_size + 8)) = page;
+            return {};
+        };
+        cases.push_back(std::move(one));
+    };
+    const auto page = [&](std::uint64_t n) { return place.address + n * k_page_size; };
+    const Row row{"", place};
+    touching("touches are allocations",
+             Row{row}.reads(5).allocates(page(5), 1).allocates(page(4), 3).reserves(page(5), 1), {5});
+    touching("touched pages are freed", Row{row}.frees(page(5), 1).reads(5).allocates(page(5), 1).reads(5), {5, 6});
+    touching("a full arena", Row{row}.allocates(0, 1).frees(page(3), 2).allocates(0, 2).reads(3).reads(5),
+             {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15});
+    Case reserved = Row{row}
+                        .reads(5)
+                        .allocates(page(5), 1)
+                        .reserves(page(5), 1)
+                        .frees(page(5), 1)
+                        .allocates(page(5), 1)
+                        .reads(5)
+                        .made();
+    reserved.name = fmt::format("host: touches a reserved page, {}", where);
+    reserved.prepare = [](const ObjectFile&, LoadedObject& loaded) -> Result<void> {
+        HARENA_CHECK_OK(loaded.arena->reserve_pages(loaded.arena->data() + 5 * k_page_size, PageCount{1}));
+        *static_cast<volatile std::uint64_t*>(static_cast<void*>(loaded.arena->data() + 5 * k_page_size + 8)) = 55;
+        return {};
+    };
+    cases.push_back(std::move(reserved));
+    Case populated = Row{row}.reads(5).reads(6).allocates(page(5), 1).allocates(page(7), 1).made();
+    populated.name = fmt::format("host: populates, {}", where);
+    populated.prepare = [](const ObjectFile&, LoadedObject& loaded) {
+        return loaded.arena->populate(loaded.arena->data() + 5 * k_page_size + 100, k_page_size);
+    };
+    cases.push_back(std::move(populated));
+}
+
 }  // namespace
 
 std::vector<Case> call_cases() {
@@ -205,6 +248,7 @@ std::vector<Case> call_cases() {
         add_alloc(cases, place, where);
         add_free(cases, place, where);
         add_reserve(cases, place, where);
+        add_host(cases, place, where);
     }
     return cases;
 }

@@ -37,7 +37,7 @@ Json run(Program& program, std::vector<std::byte>& context) {
     for (const Fault& fault : result->faults)
         json["faults"].push_back({{"write", fault.access == Fault::Access::write},
                                   {"address", fault.address.value()},
-                                  {"insn", fault.insn},
+                                  {"function", fault.function},
                                   {"place", fault.place}});
     return json;
 }

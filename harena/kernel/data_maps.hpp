@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <vector>
+
+#include "harena/base/os/sys_result.hpp"
+#include "harena/base/result.hpp"
+#include "harena/bpf/engine.hpp"
+#include "harena/bpf/object_file.hpp"
+#include "harena/kernel/object_btf.hpp"
+
+namespace harena::kernel {
+
+/// The maps in the kernel that hold an object's global variables, one for each section but the arena's.
+class DataMaps {
+public:
+    /// Makes the maps with the contents that `data` has now; those of constants cannot change any more.
+    [[nodiscard]] static Result<DataMaps> create(const bpf::ObjectFile& file, const std::vector<bpf::DataMemory>& data,
+                                                 const ObjectBtf& btf);
+
+    /// As `ObjectFile::data`; -1 for the arena's.
+    [[nodiscard]] std::vector<int> fds() const;
+
+    /// Puts the maps' memory where `data` is: from then on host and programs use the same bytes. All or, after an
+    /// error, none.
+    Result<void> map_over(const std::vector<bpf::DataMemory>& data) const;
+
+private:
+    std::vector<os::FileDescriptor> maps_;
+};
+
+}  // namespace harena::kernel
