@@ -56,7 +56,7 @@ Result<std::byte*> reserve_at(std::uint64_t base) {
 
 // At random where a process has nothing by default, between the addresses that objects ask for (2^45, 2^46): a program,
 // which knows its arena's address, is not to conclude from it where libraries and heap are.
-Result<std::byte*> reserve_at_random() {
+[[maybe_unused]] Result<std::byte*> reserve_at_random() {
     constexpr std::uint64_t k_first = 0x2100'0000'0000;
     constexpr std::uint64_t k_windows = (0x3f00'0000'0000 - k_first) / Window::k_bytes;
     constexpr int k_tries = 8;
@@ -74,7 +74,9 @@ Result<std::byte*> reserve_at_random() {
 
 // Where the kernel likes: reserves enough to find an aligned window in it, and gives the rest back.
 Result<std::byte*> reserve_anywhere() {
+#if !defined(__SANITIZE_THREAD__)  // which takes all but a few address ranges for itself
     if (auto random = reserve_at_random(); random || random.error().code() != EEXIST) return random;
+#endif
     constexpr std::uint64_t k_search = Window::k_span_bytes + Window::k_bytes;
     const auto area = os::mmap(nullptr, k_search, PROT_NONE, k_reserve_flags, -1, 0);
     if (!area) return fail_to_reserve(area.error(), "anywhere");
