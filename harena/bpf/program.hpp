@@ -17,6 +17,7 @@ namespace harena::bpf {
 struct RunOptions {
     /// Wall time after which every `may_goto` of the run takes its exit; a program that goes on without one is ended
     /// with ETIMEDOUT `grace_ns` later. Measured in ticks of a millisecond. 0 is used up at the first tick.
+    /// The kernel engine has Linux's own instead, 250 ms for the loops of a function, whatever is asked here.
     std::uint64_t budget_ns = 250'000'000;
     std::uint64_t grace_ns = 10'000'000;
     /// The same in instructions, exact: `may_goto` takes its exit after `max_instructions`, and after as many again the
