@@ -173,8 +173,6 @@ Result<void> run(const std::string& path, std::uint64_t budget_ms) {
     HARENA_TRY(auto* const count_words, object.program("count_words"));
     harena::bpf::RunOptions options;
     options.budget_ns = budget_ms * 1'000'000;
-    // A busy machine may keep the thread off its processor for longer than the usual 10 ms.
-    options.grace_ns = 2'000'000'000;
     options.measure_time = true;
     HARENA_TRY(const auto counted, count_words->run({}, options));
     if (counted.return_value == word_index_arena_full) return fail(ENOMEM, "{}: the words fill the whole arena", path);

@@ -16,9 +16,10 @@ namespace harena::bpf {
 
 struct RunOptions {
     /// Wall time after which every `may_goto` of the run takes its exit; a program that goes on without one is ended
-    /// with ETIMEDOUT `grace_ns` later. Measured in ticks of a millisecond. 0 is used up at the first tick.
+    /// with ETIMEDOUT after `grace_ns` more. Measured in ticks of a millisecond. 0 is used up at the first tick.
     /// The kernel engine has Linux's own instead, 250 ms for the loops of a function, whatever is asked here.
     std::uint64_t budget_ns = 250'000'000;
+    /// CPU time of the running thread: a thread that other work keeps off the processor is not ended for it.
     std::uint64_t grace_ns = 10'000'000;
     /// The same in instructions, exact: `may_goto` takes its exit after `max_instructions`, and after as many again the
     /// next back edge or call ends the run with ETIMEDOUT. Not in the kernel engine.

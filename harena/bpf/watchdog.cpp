@@ -94,10 +94,11 @@ void Watchdog::loop() {
 void Watchdog::tick(std::uint64_t now_ns) noexcept {
     for (Watch* watch = first_; watch != nullptr; watch = watch->next_) {
         if (watch->started_ns_ == 0) watch->started_ns_ = now_ns;
-        const std::uint64_t elapsed_ns = now_ns - watch->started_ns_;
-        if (elapsed_ns < watch->budget_ns_) continue;
+        if (now_ns - watch->started_ns_ < watch->budget_ns_) continue;
         watch->control_.soft.store(true, std::memory_order_relaxed);
-        if (elapsed_ns - watch->budget_ns_ >= watch->grace_ns_)
+        const std::uint64_t used_ns = watch->cpu_clock_.now_ns();
+        if (!watch->grace_started_ns_) watch->grace_started_ns_ = used_ns;
+        if (used_ns - *watch->grace_started_ns_ >= watch->grace_ns_)
             watch->control_.hard.store(true, std::memory_order_relaxed);
     }
 }

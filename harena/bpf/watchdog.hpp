@@ -4,7 +4,9 @@
 #include <condition_variable>
 #include <cstdint>
 #include <mutex>
+#include <optional>
 
+#include "harena/base/os/process.hpp"
 #include "harena/base/result.hpp"
 #include "harena/bpf/run_control.hpp"
 
@@ -12,9 +14,11 @@ namespace harena::bpf {
 
 /// Ends programs that run too long: one thread of the process that ticks every millisecond while programs run, and
 /// sleeps while none does. A run starts at the first tick that sees it, so that starting one costs no clock read.
+/// The budget is wall time. The grace is CPU time of the running thread: on a busy machine that thread may be away for
+/// longer than the whole grace, and a program that would have left its loop is not ended for it.
 class Watchdog {
 public:
-    /// A run under watch, as long as this object lives. `control` outlives it.
+    /// A run of the calling thread under watch, as long as this object lives. `control` outlives it.
     class Watch {
     public:
         Watch(Watchdog& watchdog, RunControl& control, std::uint64_t budget_ns, std::uint64_t grace_ns) noexcept;
@@ -28,7 +32,9 @@ public:
         RunControl& control_;
         std::uint64_t budget_ns_;
         std::uint64_t grace_ns_;
-        std::uint64_t started_ns_ = 0;  // 0: no tick has seen it
+        os::ThreadCpuClock cpu_clock_ = os::ThreadCpuClock::of_this_thread();
+        std::uint64_t started_ns_ = 0;                   // 0: no tick has seen it
+        std::optional<std::uint64_t> grace_started_ns_;  // of `cpu_clock_`; none: within the budget
         Watch* next_ = nullptr;
         Watch* previous_ = nullptr;
     };

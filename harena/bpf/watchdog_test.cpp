@@ -71,6 +71,27 @@ TEST(Watchdog, a_budget_without_end_does_not_wrap) {
     EXPECT_FALSE(long_grace.hard.load());
 }
 
+TEST(Watchdog, the_grace_is_time_that_the_thread_runs) {
+    RunControl away;
+    std::latch watched{1};
+    std::latch enough{1};
+    std::thread thread{[&] {
+        const Watchdog::Watch watch{watchdog(), away, 0, 20'000'000};
+        watched.count_down();
+        enough.wait();
+    }};
+    watched.wait();
+    wait_for(away.soft);
+    {  // 60 ms of the wall's time, in which that thread only waits
+        RunControl here;
+        const Watchdog::Watch watch{watchdog(), here, 60'000'000, 0};
+        wait_for(here.hard);
+    }
+    EXPECT_FALSE(away.hard.load());
+    enough.count_down();
+    thread.join();
+}
+
 TEST(Watchdog, starts_again_after_a_pause) {
     for (int i = 0; i < 20; ++i) {
         RunControl control;

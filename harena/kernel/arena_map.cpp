@@ -67,15 +67,19 @@ Result<ArenaMapping> ArenaMapping::create(const bpf::MapDefinition& d) {
                     what, os::find_mapping(d.map_extra, bytes).value_or("another mapping"));
     }
     ArenaMapping mapping{std::move(*fd), static_cast<std::byte*>(*mapped), bytes};
-    if (const auto kept = os::madvise(mapping.data_, bytes, MADV_DONTFORK); !kept)
-        return os::fail_with(kept.error(), fmt::format("arena '{}': MADV_DONTFORK", d.name));
+    HARENA_TRY(NotInherited not_inherited, NotInherited::of(mapping.data_, bytes));
+    mapping.not_inherited_.emplace(std::move(not_inherited));
     return mapping;
 }
 
 ArenaMapping::ArenaMapping(ArenaMapping&& other) noexcept
-    : fd_{std::move(other.fd_)}, data_{std::exchange(other.data_, nullptr)}, bytes_{other.bytes_} {}
+    : fd_{std::move(other.fd_)},
+      data_{std::exchange(other.data_, nullptr)},
+      bytes_{other.bytes_},
+      not_inherited_{std::move(other.not_inherited_)} {}
 
 ArenaMapping::~ArenaMapping() {
+    not_inherited_.reset();
     if (data_ != nullptr) (void)os::munmap(data_, bytes_);
 }
 

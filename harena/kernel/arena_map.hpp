@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <optional>
+
+#include "harena/base/not_inherited.hpp"
 #include "harena/base/os/sys_result.hpp"
 #include "harena/base/page_math.hpp"
 #include "harena/base/result.hpp"
@@ -8,8 +11,8 @@
 
 namespace harena::kernel {
 
-/// An arena map of the kernel, and its mapping in this process at `user_vm_start`. The mapping is not inherited by
-/// forked children.
+/// An arena map of the kernel, and its mapping in this process at `user_vm_start`. Forked children
+/// have an inaccessible reservation instead of the mapping.
 class ArenaMapping {
 public:
     /// Errors: EINVAL, E2BIG, ERANGE (crosses 4 GiB), EEXIST (another mapping is there: named), ENOMEM; EPERM; a kernel
@@ -32,6 +35,7 @@ private:
     os::FileDescriptor fd_;
     std::byte* data_;
     std::uint64_t bytes_;
+    std::optional<NotInherited> not_inherited_;
 };
 
 }  // namespace harena::kernel

@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "harena/base/not_inherited.hpp"
 #include "harena/base/os/bpf.hpp"
 #include "harena/base/os/memory.hpp"
 #include "harena/base/page_math.hpp"
@@ -50,6 +51,18 @@ Result<os::FileDescriptor> make_map(const bpf::DataSection& section, const bpf::
 
 std::uint64_t mapped_bytes(const bpf::DataMemory& memory) noexcept { return align_up(memory.size, k_page_size); }
 
+/// Keeps the range of `memory` from forked children for as long as it lives.
+Result<void> keep_from_children(bpf::DataMemory& memory) {
+    struct Kept {
+        std::shared_ptr<std::byte> memory;
+        NotInherited not_inherited;  // destroyed first
+    };
+    HARENA_TRY(NotInherited not_inherited, NotInherited::of(memory.address, mapped_bytes(memory)));
+    auto kept = std::make_shared<Kept>(memory.owner, std::move(not_inherited));
+    memory.owner = {kept, memory.address};
+    return {};
+}
+
 }  // namespace
 
 Result<DataMaps> DataMaps::create(const bpf::ObjectFile& file, const std::vector<bpf::DataMemory>& data,
@@ -75,7 +88,7 @@ std::vector<int> DataMaps::fds() const {
     return fds;
 }
 
-Result<void> DataMaps::map_over(const std::vector<bpf::DataMemory>& data) const {
+Result<void> DataMaps::map_over(std::vector<bpf::DataMemory>& data) const {
     // First elsewhere, which can fail and be undone; moving a mapping over another one of its size then needs no
     // memory.
     std::vector<void*> mapped(data.size(), nullptr);
@@ -88,14 +101,17 @@ Result<void> DataMaps::map_over(const std::vector<bpf::DataMemory>& data) const 
         const int protection = data[i].read_only ? PROT_READ : PROT_READ | PROT_WRITE;
         const auto at = os::mmap(nullptr, mapped_bytes(data[i]), protection, MAP_SHARED, maps_[i].get(), 0);
         if (at) mapped[i] = *at;
-        const auto kept = at ? os::madvise(*at, mapped_bytes(data[i]), MADV_DONTFORK) : os::SysResult<void>{};
-        if (at && kept) continue;
+        Result<void> kept = at ? keep_from_children(data[i]) : os::fail_with(at.error(), "mmap");
+        if (kept) continue;
         undo();
-        return os::fail_with(at ? kept.error() : at.error(), "the global variables cannot be mapped");
+        return fail(kept.error().code(), "the global variables cannot be mapped: {}", kept.error().message());
     }
     for (std::size_t i = 0; i < data.size(); ++i) {
         if (mapped[i] == nullptr) continue;
-        if (const auto moved = os::mremap_over(mapped[i], mapped_bytes(data[i]), data[i].address); !moved) {
+        // Before it is moved: the range is not inherited, so that what is moved there must not be either.
+        const auto kept = os::madvise(mapped[i], mapped_bytes(data[i]), MADV_DONTFORK);
+        const auto moved = kept ? os::mremap_over(mapped[i], mapped_bytes(data[i]), data[i].address) : kept;
+        if (!moved) {
             undo();
             return os::fail_with(moved.error(), "the global variables cannot be mapped in place");
         }

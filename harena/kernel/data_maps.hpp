@@ -21,9 +21,9 @@ public:
     /// As `ObjectFile::data`; -1 for the arena's.
     [[nodiscard]] std::vector<int> fds() const;
 
-    /// Puts the maps' memory where `data` is: from then on host and programs use the same bytes. All or, after an
-    /// error, none.
-    Result<void> map_over(const std::vector<bpf::DataMemory>& data) const;
+    /// Puts the maps' memory where `data` is: from then on host and programs use the same bytes, and forked children
+    /// have none. All or, after an error, none.
+    Result<void> map_over(std::vector<bpf::DataMemory>& data) const;
 
 private:
     std::vector<os::FileDescriptor> maps_;

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "harena/kernel/kernel_arena.hpp"
 
+#include <unistd.h>
+
+#include <array>
 #include <cerrno>
 #include <cstdint>
 
@@ -104,6 +107,21 @@ TEST_F(KernelArenas, populate_makes_pages_present) {
     const auto faults = make(16, k_segv_on_fault);
     EXPECT_TRUE(refused(faults->populate(faults->data(), 1), EFAULT, "populated"));
     EXPECT_TRUE(faults->segv_on_fault());
+}
+
+TEST_F(KernelArenas, with_segv_on_fault_the_host_reaches_allocated_pages_only) {
+    const auto arena = make(16, k_segv_on_fault);
+    ASSERT_TRUE(arena->alloc_pages(PageCount{1}, {.address = page(*arena, 3)}));
+    touch(page(*arena, 3));
+    // The kernel touches for us: a signal becomes EFAULT.
+    std::array<int, 2> pipe{-1, -1};
+    ASSERT_EQ(::pipe(pipe.data()), 0);
+    EXPECT_EQ(::write(pipe[1], page(*arena, 3), 1), 1);
+    EXPECT_EQ(::write(pipe[1], page(*arena, 4), 1), -1);
+    EXPECT_EQ(errno, EFAULT);
+    ::close(pipe[0]);
+    ::close(pipe[1]);
+    EXPECT_EQ(used(*arena), 1U);
 }
 
 TEST_F(KernelArenas, present_pages_are_seen_whoever_made_them) {

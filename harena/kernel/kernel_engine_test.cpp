@@ -246,16 +246,26 @@ TEST_F(KernelEngine, any_failing_system_call_is_an_error_and_leaves_nothing_behi
     EXPECT_EQ(object->program("compute").value()->run()->return_value, 5U * 3 + 7);
 }
 
+/// Whether the page of `at` is taken and cannot be read.
+bool is_reserved(const void* at) {
+    std::array<int, 2> pipe{-1, -1};
+    if (::pipe(pipe.data()) != 0 || ::write(pipe[1], at, 1) == 1) return false;
+    void* const page = reinterpret_cast<void*>(align_down(reinterpret_cast<std::uint64_t>(at), k_page_size));
+    constexpr int k_flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE;
+    return ::mmap(page, k_page_size, PROT_NONE, k_flags, -1, 0) == MAP_FAILED && errno == EEXIST;
+}
+
 TEST_F(KernelEngine, a_child_after_fork_has_nothing_of_it) {
-    const Object object = loaded(KernelTest::object("engine"));
+    Object object = loaded(KernelTest::object("engine"));
     const auto arena = object.arena().value();
+    const auto* const global = object.global<std::uint64_t>("in_bss").value();
     const pid_t child = ::fork();
     if (child == 0) {
         const bool right = refused(object.program("compute").value()->run(), EOWNERDEAD, "") &&
                            refused(arena->alloc_pages(PageCount{1}), EOWNERDEAD, "") &&
                            refused(arena->statistics(), EOWNERDEAD, "") &&
                            refused(object.map("counts").value()->next_key(std::nullopt), EOWNERDEAD, "") &&
-                           ::madvise(arena->data(), k_page_size, MADV_NORMAL) != 0;  // nothing is mapped there
+                           is_reserved(arena->data()) && is_reserved(global);
         ::_exit(right ? 0 : 1);
     }
     int status = -1;

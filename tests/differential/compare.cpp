@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <set>
 
 #include <fmt/format.h>
 
@@ -118,9 +119,12 @@ Comparison compare(const Json& process, const Json& kernel) {
     compare_tables(out.differences, "section", tables(process, "data"), tables(kernel, "data"));
     const Json maps = tables(process, "maps");
     const Json others = tables(kernel, "maps");
-    for (auto map = maps.begin(); map != maps.end(); ++map)
-        compare_tables(out.differences, fmt::format("map {}", map.key()), map.value(),
-                       tables(others, map.key().c_str()));
+    std::set<std::string> names;
+    for (const Json* const both : {&maps, &others})
+        for (auto map = both->begin(); map != both->end(); ++map) names.insert(map.key());
+    for (const std::string& name : names)
+        compare_tables(out.differences, fmt::format("map {}", name), tables(maps, name.c_str()),
+                       tables(others, name.c_str()));
     return out;
 }
 

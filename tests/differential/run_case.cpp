@@ -24,11 +24,7 @@ Json bytes_of(std::span<const std::byte> bytes) {
 Json to_json(const Error& error) { return {{"code", error.code()}, {"message", error.message()}}; }
 
 Json run(Program& program, std::vector<std::byte>& context) {
-    // On a busy machine, a run can be away for longer than its grace: it shall come to its next may_goto all the same.
-    constexpr std::uint64_t k_grace_ns = 2'000'000'000;
-    RunOptions options;
-    options.grace_ns = k_grace_ns;
-    const Result<RunResult> result = program.run(context, options);
+    const Result<RunResult> result = program.run(context);
     Json json{{"program", program.name()}, {"context", bytes_of(context)}};
     if (!result) {
         json["error"] = to_json(result.error());

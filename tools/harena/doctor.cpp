@@ -21,6 +21,7 @@
 #include "harena/base/os/memory.hpp"
 #include "harena/base/os/system_info.hpp"
 #include "harena/bpf/engine.hpp"
+#include "harena/kernel/kernel_engine.hpp"
 #include "tools/harena/cc.hpp"
 #include "tools/harena/output.hpp"
 
@@ -150,14 +151,16 @@ Finding look_at_hugetlb() {
     return finding;
 }
 
+/// Tries the kernel engine for real.
 Finding look_at_kernel_bpf() {
-    Finding finding{.key = "kernel_bpf", .name = "arenas in the kernel", .found = "allowed"};
-    const auto made = os::try_kernel_arena();
-    if (made) return finding;
+    Finding finding{.key = "kernel_bpf", .name = "arenas in the kernel", .found = "work"};
+    const auto tried = kernel::try_engine();
+    if (tried && tried->no_faults.empty()) return finding;
     finding.good = false;
-    const bool refused = made.error().code == EPERM;
-    finding.found = refused ? "not allowed to this user" : os::describe(made.error());
-    finding.enable = refused ? "run as root or with CAP_BPF and CAP_PERFMON" : "use Linux 6.9 or later";
+    finding.found = tried ? "work, but faults are not counted: " + tried->no_faults : tried.error().message();
+    if (tried) return finding;
+    finding.enable = tried.error().code() == EPERM ? "run as root or with CAP_BPF and CAP_PERFMON"
+                                                   : "use Linux 6.9 or later, with CONFIG_DEBUG_INFO_BTF";
     return finding;
 }
 
@@ -218,9 +221,13 @@ std::vector<Use> uses_of(const std::vector<Finding>& findings) {
     const auto find = [&](std::string_view key) -> const Finding& {
         return *std::ranges::find(findings, key, &Finding::key);
     };
+    // Without a count of faults, it works all the same.
+    const bool kernel_works = find("kernel_bpf").found.starts_with("work");
     return {
         {"arenas", "arenas", find("userfaultfd").good ? "absent pages by userfaultfd, in units of 4 KiB" : "none"},
-        {"engine", "programs", fmt::format("{} engine", bpf::Engine::process().name())},
+        {"engine", "programs",
+         fmt::format("{} engine{}", bpf::Engine::process().name(),
+                     kernel_works ? ", kernel engine with --engine kernel" : "")},
         {"compiler", "BPF C", find("clang").good ? find("clang").found : "objects only"},
     };
 }

@@ -51,6 +51,11 @@ int main_with(int argc, const char* const* argv) {
     run_app->add_option("--budget-ms", run.budget_ms, "Wall time after which the program is ended")
         ->check(CLI::Range(std::uint64_t{0}, k_max_budget_ms))
         ->capture_default_str();
+    std::string engine = "process";
+    run_app->add_option("--engine", engine, "Where the program runs: process, or kernel (needs root)")
+        ->check(CLI::IsMember({"process", "kernel"}))
+        ->capture_default_str();
+    run_app->add_flag("--verbose", run.verbose, "If the kernel refuses a program, print its verifier's whole log");
     run_app->add_option("--arena-address", address, "Address of the arena, in hexadecimal; 0: any");
     run_app->add_flag("--json", run.json, "Print JSON");
 
@@ -86,6 +91,9 @@ int main_with(int argc, const char* const* argv) {
                 return report(k_bad_input,
                               {EINVAL, fmt::format("--arena-address: '{}' is not a hexadecimal number", address)});
         }
+        run.in_kernel = engine == "kernel";
+        if (run.in_kernel && run_app->count("--budget-ms") != 0)
+            return report(k_bad_input, {EINVAL, "--budget-ms: the kernel's budget is 250 ms and cannot be changed"});
         return run_program(run);
     }
     if (*cc_app) return run_cc(cc);

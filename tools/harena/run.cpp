@@ -14,6 +14,7 @@
 #include "harena/base/os/file.hpp"
 #include "harena/base/os/temp_file.hpp"
 #include "harena/bpf/object.hpp"
+#include "harena/kernel/kernel_engine.hpp"
 #include "tools/harena/cc.hpp"
 #include "tools/harena/output.hpp"
 
@@ -98,7 +99,8 @@ Result<Ready> prepare(const RunCommand& command) {
     options.arena_address = command.arena_address;
     if (!chosen.autoload) options.also_load.push_back(chosen.name);
     HARENA_TRY(bpf::Object object, bpf::Object::open(bytes, command.file, options));
-    HARENA_CHECK_OK(object.load(bpf::Engine::process()));
+    bpf::Engine& engine = command.in_kernel ? kernel::engine() : bpf::Engine::process();
+    HARENA_CHECK_OK(object.load(engine, {.verbose_log = command.verbose}));
     HARENA_TRY(bpf::Program* const program, object.program(chosen.name));
     return Ready{std::move(object), program, std::move(context)};
 }
@@ -119,6 +121,7 @@ Json to_json(const bpf::Fault& fault) {
 
 Json to_json(const RunCommand& command, const Ready& ready, const Result<bpf::RunResult>& result) {
     Json json{{"file", command.file},
+              {"engine", command.in_kernel ? "kernel" : "process"},
               {"program", ready.program->name()},
               {"type", bpf::name_of(ready.program->type())},
               {"status", result ? "ok" : "error"}};
@@ -127,6 +130,7 @@ Json to_json(const RunCommand& command, const Ready& ready, const Result<bpf::Ru
         json["duration_ns"] = result->duration_ns;
         json["out_of_time"] = result->out_of_time;
         json["fault_count"] = result->fault_count;
+        json["faults_known"] = result->faults_known;
         json["faults"] = Json::array();
         for (const bpf::Fault& fault : result->faults) json["faults"].push_back(to_json(fault));
     } else {
@@ -156,16 +160,30 @@ void print_text(const RunCommand& command, const Ready& ready, const bpf::RunRes
         const auto shown = bytes.first(std::min(bytes.size(), k_context_bytes_shown));
         fmt::print("context   {} bytes: {}{}\n", bytes.size(), hex(shown), shown.size() < bytes.size() ? "…" : "");
     }
-    fmt::print("faults    {}\n", result.fault_count);
+    fmt::print("faults    {}{}\n", result.fault_count, result.faults_known ? "" : " or more: not all are known");
     if (result.faults.size() < result.fault_count) fmt::print("  the last {}:\n", result.faults.size());
     for (const bpf::Fault& fault : result.faults) print_fault(fault);
+}
+
+/// The first line is the error, the others are the verifier's log as it is.
+int report_with_log(const Error& error) {
+    std::string_view text = error.message();
+    const std::size_t end = std::min(text.find('\n'), text.size());
+    const int status = report(k_bad_input, {error.code(), std::string{text.substr(0, end)}});
+    for (text.remove_prefix(end); !text.empty();) {
+        text.remove_prefix(1);
+        const std::string_view line = text.substr(0, text.find('\n'));
+        fmt::print(stderr, "{}\n", escaped(line));
+        text.remove_prefix(line.size());
+    }
+    return status;
 }
 
 }  // namespace
 
 int run_program(const RunCommand& command) {
     Result<Ready> ready = prepare(command);
-    if (!ready) return report(k_bad_input, ready.error());
+    if (!ready) return command.verbose ? report_with_log(ready.error()) : report(k_bad_input, ready.error());
 
     bpf::RunOptions options;
     options.budget_ns = command.budget_ms * 1'000'000;

@@ -16,6 +16,10 @@ struct RunCommand {
     std::string context_file;
     std::uint64_t budget_ms = 250;
     std::optional<std::uint64_t> arena_address;
+    /// In the running kernel instead of this process.
+    bool in_kernel = false;
+    /// Errors have the whole log of the kernel's verifier.
+    bool verbose = false;
     bool json = false;
 };
 

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <filesystem>
 #include <string>
+#include <thread>
 
 #include <gtest/gtest.h>
 
@@ -258,6 +259,21 @@ TEST(Process, knows_itself) {
     EXPECT_GT(first, 0U);
     EXPECT_GE(monotonic_ns(), first);
     EXPECT_GE(boottime_ns(), 1U);
+}
+
+TEST(Process, a_thread_uses_cpu_time_only_while_it_runs) {
+    const ThreadCpuClock mine = ThreadCpuClock::of_this_thread();
+    const std::uint64_t before = mine.now_ns();
+    std::thread{[&] {
+        const ThreadCpuClock other = ThreadCpuClock::of_this_thread();
+        const std::uint64_t start = other.now_ns();
+        while (other.now_ns() < start + 20'000'000) {
+        }
+    }}.join();
+    // This thread waited: a clock of the wall or of the process would show those 20 ms.
+    EXPECT_LT(mine.now_ns() - before, 20'000'000U);
+    while (mine.now_ns() == before) {
+    }
 }
 
 siginfo_t received{};

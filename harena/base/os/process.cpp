@@ -69,6 +69,15 @@ std::string executable_path() {
 
 std::uint64_t monotonic_ns() noexcept { return clock_ns(CLOCK_MONOTONIC); }
 std::uint64_t boottime_ns() noexcept { return clock_ns(CLOCK_BOOTTIME); }
+
+ThreadCpuClock ThreadCpuClock::of_this_thread() noexcept {
+    clockid_t clock{};
+    // Cannot fail for the calling thread; the fallback only runs faster.
+    if (::pthread_getcpuclockid(::pthread_self(), &clock) != 0) clock = CLOCK_PROCESS_CPUTIME_ID;
+    return ThreadCpuClock{clock};
+}
+std::uint64_t ThreadCpuClock::now_ns() const noexcept { return clock_ns(clock_); }
+
 std::uint64_t random_u64() noexcept {
     std::uint64_t value = 0;
     if (::getrandom(&value, sizeof value, 0) != static_cast<ssize_t>(sizeof value)) value = monotonic_ns();

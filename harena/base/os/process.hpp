@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstdint>
+#include <ctime>
 #include <string>
 #include <vector>
 
@@ -23,6 +25,18 @@ namespace harena::os {
 
 /// Nanoseconds of CLOCK_BOOTTIME; async-signal-safe.
 [[nodiscard]] std::uint64_t boottime_ns() noexcept;
+
+/// The clock of the CPU time that the calling thread uses, readable by all threads of the process while it lives.
+class ThreadCpuClock {
+public:
+    [[nodiscard]] static ThreadCpuClock of_this_thread() noexcept;
+    /// Nanoseconds the thread has run so far. Async-signal-safe.
+    [[nodiscard]] std::uint64_t now_ns() const noexcept;
+
+private:
+    explicit ThreadCpuClock(clockid_t clock) noexcept : clock_{clock} {}
+    clockid_t clock_;
+};
 
 /// 64 bits that nobody can guess, or, on a kernel too young to give them, the clock.
 [[nodiscard]] std::uint64_t random_u64() noexcept;

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+
+#include "harena/base/result.hpp"
+
+namespace harena {
+
+/// Keeps a mapping of this process out of its forked children: instead of it, a child has an inaccessible reservation
+/// of the same range, so that a stray pointer traps there and does not meet what the child's mmap would put in its
+/// place. Lasts as long as this object, which is destroyed before the range is unmapped; children may inherit what
+/// stays mapped.
+class NotInherited {
+public:
+    /// For whole pages, all mapped. A fork before this call returns may inherit them. Thread-safe.
+    /// Errors: ENOMEM, EINVAL (cannot be kept from children).
+    [[nodiscard]] static Result<NotInherited> of(void* address, std::size_t bytes);
+
+    NotInherited(NotInherited&& other) noexcept;
+    NotInherited& operator=(NotInherited&&) = delete;
+    NotInherited(const NotInherited&) = delete;
+    NotInherited& operator=(const NotInherited&) = delete;
+    ~NotInherited();
+
+private:
+    NotInherited(void* handle, void* address, std::size_t bytes) noexcept
+        : handle_{handle}, address_{address}, bytes_{bytes} {}
+
+    void* handle_;  // of the registry; null: moved from
+    void* address_;
+    std::size_t bytes_;
+};
+
+}  // namespace harena
