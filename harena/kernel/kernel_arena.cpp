@@ -9,11 +9,6 @@
 #include "harena/base/os/memory.hpp"
 #include "harena/base/page_math.hpp"
 
-// Newer than glibc's headers on some systems. Source: Linux 5.14, include/uapi/asm-generic/mman-common.h.
-#ifndef MADV_POPULATE_WRITE
-#define MADV_POPULATE_WRITE 23
-#endif
-
 namespace harena::kernel {
 
 namespace {
@@ -85,8 +80,8 @@ Result<void> KernelArena::populate(const void* address, std::uint64_t bytes) {
     if (at < begin || at - begin >= size() || bytes > size() - (at - begin))
         return fail(ERANGE, "arena '{}': {} bytes at {:#x} are not all in it", name(), bytes, at);
     const std::uint64_t first = align_down(at, k_page_size);
-    const auto populated =
-        os::madvise(reinterpret_cast<void*>(first), align_up(at + bytes, k_page_size) - first, MADV_POPULATE_WRITE);
+    const auto populated = os::madvise(reinterpret_cast<void*>(first), align_up(at + bytes, k_page_size) - first,
+                                       os::k_madv_populate_write);
     if (!populated)
         return os::fail_with(populated.error(),
                              fmt::format("arena '{}': {} bytes at {:#x} cannot be populated", name(), bytes, at));

@@ -6,8 +6,11 @@
 #include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <charconv>
 
 #include "harena/base/os/file.hpp"
@@ -17,6 +20,9 @@
 // Newer than the headers of Debian 12 (Linux 6.1).
 #ifndef MFD_NOEXEC_SEAL
 #define MFD_NOEXEC_SEAL 0x0008U
+#endif
+#ifndef MFD_HUGE_2MB
+#define MFD_HUGE_2MB (21U << 26)
 #endif
 
 namespace harena::os {
@@ -61,6 +67,15 @@ SysResult<FileDescriptor> memfd_create(const char* name) noexcept {
     return FileDescriptor{fd};
 }
 
+SysResult<FileDescriptor> memfd_create_hugetlb(const char* name) noexcept {
+    if (const int error = detail::injected(Call::memfd_create)) return sys_fail(error);
+    constexpr unsigned k_flags = MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_HUGETLB | MFD_HUGE_2MB;
+    int fd = ::memfd_create(name, k_flags | MFD_NOEXEC_SEAL);
+    if (fd < 0 && errno == EINVAL) fd = ::memfd_create(name, k_flags);
+    if (fd < 0) return sys_fail(errno);
+    return FileDescriptor{fd};
+}
+
 SysResult<void> ftruncate(int fd, std::uint64_t length) noexcept {
     return invoke(Call::ftruncate, [&] { return ::ftruncate(fd, static_cast<off_t>(length)); });
 }
@@ -76,11 +91,39 @@ SysResult<void> punch_hole(int fd, std::uint64_t offset, std::uint64_t length) n
     });
 }
 
+SysResult<void> allocate_range(int fd, std::uint64_t offset, std::uint64_t length) noexcept {
+    return invoke(Call::fallocate, [&] {
+        return ::fallocate(fd, FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset), static_cast<off_t>(length));
+    });
+}
+
+SysResult<std::size_t> write_zeros(int fd, std::size_t length, std::uint64_t offset) noexcept {
+    if (const int error = detail::injected(Call::pwrite)) return sys_fail(error);
+    // One buffer that stays in the cache, again and again.
+    static constexpr std::size_t k_zeros = 64 * k_kib;
+    alignas(64) static constinit std::array<std::byte, k_zeros> zeros{};
+    std::array<iovec, k_huge_page_size / k_zeros> parts;
+    std::size_t count = 0;
+    for (std::size_t left = std::min(length, std::size_t{k_huge_page_size}); left > 0; left -= parts[count++].iov_len)
+        parts[count] = {.iov_base = zeros.data(), .iov_len = std::min(left, k_zeros)};
+    const ssize_t written = ::pwritev(fd, parts.data(), static_cast<int>(count), static_cast<off_t>(offset));
+    if (written < 0) return sys_fail(errno);
+    return static_cast<std::size_t>(written);
+}
+
 SysResult<std::size_t> pwrite(int fd, const void* bytes, std::size_t length, std::uint64_t offset) noexcept {
     if (const int error = detail::injected(Call::pwrite)) return sys_fail(error);
     const ssize_t written = ::pwrite(fd, bytes, length, static_cast<off_t>(offset));
     if (written < 0) return sys_fail(errno);
     return static_cast<std::size_t>(written);
+}
+
+SysResult<void> prefer_node(void* address, std::size_t length, int node) noexcept {
+    constexpr int k_preferred = 1;  // MPOL_PREFERRED; source: Linux, include/uapi/linux/mempolicy.h
+    const std::uint64_t nodes = std::uint64_t{1} << node;
+    return invoke(Call::mbind, [&] {
+        return static_cast<int>(::syscall(SYS_mbind, address, length, k_preferred, &nodes, 64UL, 0U));
+    });
 }
 
 SysResult<std::uint64_t> getrlimit(int resource) noexcept {
@@ -166,6 +209,13 @@ bool numa_node_online(int node) {
         ++at;
     }
     return false;
+}
+
+unsigned numa_nodes() {
+    unsigned nodes = 1;
+    for (int node = 1; node < 64; ++node)
+        if (numa_node_online(node)) nodes = static_cast<unsigned>(node) + 1;
+    return nodes;
 }
 
 std::optional<std::string> find_mapping(std::uint64_t begin, std::uint64_t length) {

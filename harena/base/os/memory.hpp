@@ -23,14 +23,24 @@ SysResult<void> mprotect(void* address, std::size_t length, int protection) noex
 SysResult<void> munlock(void* address, std::size_t length) noexcept;
 SysResult<void> madvise(void* address, std::size_t length, int advice) noexcept;
 
+/// Advice that is newer than the headers of some systems. Source: Linux, include/uapi/asm-generic/mman-common.h.
+inline constexpr int k_madv_populate_write = 23;  // Linux 5.14
+inline constexpr int k_madv_collapse = 25;        // Linux 6.1
+
 /// A memfd, closed on exec and, where the kernel knows the flag (6.3), never executable.
 [[nodiscard]] SysResult<FileDescriptor> memfd_create(const char* name) noexcept;
+/// The same on the machine's reserved 2 MiB pages. ENOTSUP, ENOSYS, EINVAL: the kernel has none of these.
+[[nodiscard]] SysResult<FileDescriptor> memfd_create_hugetlb(const char* name) noexcept;
 SysResult<void> ftruncate(int fd, std::uint64_t length) noexcept;
 SysResult<void> add_seals(int fd, int seals) noexcept;
 /// Gives the file's pages in [offset, offset + length) back; they read as zero afterwards.
 SysResult<void> punch_hole(int fd, std::uint64_t offset, std::uint64_t length) noexcept;
+/// Gives the file memory in [offset, offset + length), which keeps its size.
+SysResult<void> allocate_range(int fd, std::uint64_t offset, std::uint64_t length) noexcept;
 [[nodiscard]] SysResult<std::size_t> pwrite(int fd, const void* bytes, std::size_t length,
                                             std::uint64_t offset) noexcept;
+/// Writes zeros, at most 2 MiB a call. Returns how many.
+[[nodiscard]] SysResult<std::size_t> write_zeros(int fd, std::size_t length, std::uint64_t offset) noexcept;
 
 /// Soft limit of an RLIMIT_* resource; RLIM_INFINITY is the largest value.
 [[nodiscard]] SysResult<std::uint64_t> getrlimit(int resource) noexcept;
@@ -45,8 +55,13 @@ SysResult<void> uffd_register_missing(int uffd, void* address, std::size_t lengt
 /// EEXIST: the first page was there. EAGAIN: try again.
 [[nodiscard]] SysResult<std::size_t> uffd_zeropage(int uffd, void* address, std::size_t length) noexcept;
 
+/// Wants new pages of the range on NUMA node `node` (below 64); others serve if that has none.
+SysResult<void> prefer_node(void* address, std::size_t length, int node) noexcept;
+
 /// Whether `node` is an online NUMA node; on a machine that does not say, only node 0 is. Not async-signal-safe.
 [[nodiscard]] bool numa_node_online(int node);
+/// The number of the highest online node, plus 1; at most 64.
+[[nodiscard]] unsigned numa_nodes();
 
 /// The first line of /proc/self/maps that overlaps [begin, begin + length), as the kernel prints it, spaces folded.
 [[nodiscard]] std::optional<std::string> find_mapping(std::uint64_t begin, std::uint64_t length);

@@ -87,6 +87,12 @@ std::uint64_t random_u64() noexcept {
 int process_id() noexcept { return ::getpid(); }
 int thread_id() noexcept { return ::gettid(); }
 
+unsigned current_node() noexcept {
+    unsigned cpu = 0;
+    unsigned node = 0;
+    return ::getcpu(&cpu, &node) == 0 ? node : 0;
+}
+
 unsigned current_cpu() noexcept {
     const int cpu = ::sched_getcpu();
     return cpu < 0 ? 0 : static_cast<unsigned>(cpu);

@@ -45,6 +45,8 @@ private:
 [[nodiscard]] int thread_id() noexcept;
 /// The processor this thread ran on at the time of the call.
 [[nodiscard]] unsigned current_cpu() noexcept;
+/// The NUMA node of that processor.
+[[nodiscard]] unsigned current_node() noexcept;
 /// The calling thread's name, at most 15 bytes.
 [[nodiscard]] std::string thread_name();
 

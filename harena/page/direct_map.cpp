@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "harena/page/direct_map.hpp"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <charconv>
+#include <string_view>
+
+#include "harena/base/os/file.hpp"
+#include "harena/base/os/memory.hpp"
+
+namespace harena {
+
+namespace {
+
+/// The errors of mmap that a host can do something about, by the name of the limit.
+std::unexpected<Error> map_error(os::SysError error, std::string_view what) {
+    if (error.code != ENOMEM) return os::fail_with(error, what);
+    const auto address_space = os::getrlimit(RLIMIT_AS);
+    const bool limited = address_space && *address_space != RLIM_INFINITY;
+    return fail(ENOMEM, "{}: no memory for it, or the process has as many mappings as vm.max_map_count allows{}", what,
+                limited ? fmt::format(", or as many bytes as RLIMIT_AS ({})", *address_space) : "");
+}
+
+/// The decimal number after the spaces of a line of smaps, in KiB.
+std::uint64_t kib_of(std::string_view text) noexcept {
+    text.remove_prefix(std::min(text.find_first_not_of(' '), text.size()));
+    std::uint64_t value = 0;
+    (void)std::from_chars(text.data(), text.data() + text.size(), value);
+    return value;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<DirectMap>> DirectMap::create(const DirectMapOptions& options) {
+    const std::uint64_t bytes = harena::bytes_of(options.capacity);
+    if (bytes == 0 || !is_aligned(bytes, k_huge_page_size) || options.capacity.value() > k_max_pages)
+        return fail(EINVAL, "a pool of {} pages: it takes a multiple of {}, up to {}", options.capacity.value(),
+                    k_pageblock_pages, k_max_pages);
+    // Beyond this limit, the kernel does not return an error: it kills.
+    const auto file_size = os::getrlimit(RLIMIT_FSIZE);
+    if (file_size && *file_size < bytes)
+        return fail(EFBIG, "the pool's file needs {} bytes and the limit RLIMIT_FSIZE is {}; raise it (ulimit -f)",
+                    bytes, *file_size);
+    auto file = options.hugetlb ? os::memfd_create_hugetlb("harena:pages") : os::memfd_create("harena:pages");
+    if (!file)
+        return os::fail_with(file.error(), options.hugetlb ? "cannot create the pool's memfd on reserved 2 MiB pages"
+                                                           : "cannot create the pool's memfd");
+    if (const auto sized = os::ftruncate(file->get(), bytes); !sized)
+        return os::fail_with(sized.error(), fmt::format("cannot size the pool's memfd to {} bytes", bytes));
+    if (const auto sealed = os::add_seals(file->get(), F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL); !sealed)
+        return os::fail_with(sealed.error(), "cannot seal the size of the pool's memfd");
+
+    // More than needed, so that a multiple of 2 MiB is inside; what is over is given back.
+    const std::uint64_t reserved_bytes = bytes + k_huge_page_size;
+    const auto reserved = os::mmap(nullptr, reserved_bytes, PROT_NONE, k_reservation, -1, 0);
+    if (!reserved)
+        return map_error(reserved.error(), fmt::format("cannot reserve {} bytes of addresses for a pool", bytes));
+    auto* const begin = static_cast<std::byte*>(*reserved);
+    auto* const base = reinterpret_cast<std::byte*>(align_up(reinterpret_cast<std::uint64_t>(begin), k_huge_page_size));
+    std::unique_ptr<DirectMap> map{new DirectMap{std::move(*file), base, bytes, options}};
+    if (base != begin) (void)os::munmap(begin, static_cast<std::size_t>(base - begin));
+    (void)os::munmap(base + bytes, static_cast<std::size_t>(begin + reserved_bytes - (base + bytes)));
+    HARENA_TRY(NotInherited not_inherited, NotInherited::of(base, bytes));
+    map->not_inherited_.emplace(std::move(not_inherited));
+    return map;
+}
+
+DirectMap::DirectMap(os::FileDescriptor fd, std::byte* base, std::uint64_t bytes,
+                     const DirectMapOptions& options) noexcept
+    : fd_{std::move(fd)}, base_{base}, bytes_{bytes}, hugetlb_{options.hugetlb}, collapse_{options.collapse} {}
+
+DirectMap::~DirectMap() {
+    not_inherited_.reset();
+    (void)os::munmap(base_, bytes_);
+}
+
+os::SysResult<void> DirectMap::map_file(Pfn first, std::uint64_t bytes) noexcept {
+    const auto mapped = os::mmap(address(first), bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED | MAP_NORESERVE,
+                                 fd_.get(), byte_offset(first));
+    if (!mapped) return std::unexpected{mapped.error()};
+    // Children have a reservation over all of it in any case (`NotInherited`): this spares them the copying, and keeps
+    // the mapping out of a raw clone.
+    (void)os::madvise(address(first), bytes, MADV_DONTFORK);
+    return {};
+}
+
+os::SysResult<void> DirectMap::map_nothing(Pfn first, std::uint64_t bytes) noexcept {
+    // Not mprotect: /proc/self/mem reads through it. Not munmap: another thread could take the addresses.
+    const auto mapped = os::mmap(address(first), bytes, PROT_NONE, k_reservation | MAP_FIXED, -1, 0);
+    if (!mapped) return std::unexpected{mapped.error()};
+    (void)os::madvise(address(first), bytes, MADV_DONTFORK);  // one mapping with its neighbours
+    return {};
+}
+
+Result<void> DirectMap::grow(Pfn pageblock, std::optional<unsigned> node) {
+    if (const auto mapped = map_file(pageblock, k_huge_page_size); !mapped)
+        return map_error(mapped.error(), "cannot map 2 MiB more for the pool");
+    // A wish: where the node has no memory, or does not exist, any other serves.
+    if (node) (void)os::prefer_node(address(pageblock), k_huge_page_size, static_cast<int>(*node));
+    if (hugetlb_) {
+        const auto got = os::allocate_range(fd_.get(), byte_offset(pageblock), k_huge_page_size);
+        if (got) return {};
+        (void)map_nothing(pageblock, k_huge_page_size);
+        return fail(ENOMEM, "no reserved 2 MiB page is free for the pool to grow (vm.nr_hugepages): {}",
+                    os::describe(got.error()));
+    }
+    if (!collapse_) return {};
+    // A block with one page in it becomes one 2 MiB page of zeros twenty times faster than a full one, and an empty one
+    // does not become it.
+    const auto touched = os::madvise(address(pageblock), k_page_size, os::k_madv_populate_write);
+    if (!touched && touched.error().code != EINVAL) {  // EINVAL: before Linux 5.14
+        (void)map_nothing(pageblock, k_huge_page_size);
+        return fail(ENOMEM, "no memory for the pool to grow: {}", os::describe(touched.error()));
+    }
+    const bool collapsed = touched && os::madvise(address(pageblock), k_huge_page_size, os::k_madv_collapse);
+    (collapsed ? collapsed_ : not_collapsed_).fetch_add(1, std::memory_order_relaxed);
+    return {};
+}
+
+Result<void> DirectMap::give_back(Pfn pageblock) {
+    if (const auto gone = map_nothing(pageblock, k_huge_page_size); !gone)
+        return map_error(gone.error(), "cannot unmap 2 MiB that the pool gives back");
+    if (const auto punched = os::punch_hole(fd_.get(), byte_offset(pageblock), k_huge_page_size); !punched) {
+        // As it was: nothing else has been at these addresses.
+        (void)map_file(pageblock, k_huge_page_size);
+        return os::fail_with(punched.error(), "cannot give 2 MiB of the pool's memory back to the system");
+    }
+    return {};
+}
+
+Result<void> DirectMap::unmap(Pfn first, Order order) {
+    if (const auto gone = map_nothing(first, bytes_of(order)); !gone)
+        return map_error(gone.error(), fmt::format("cannot take {} pages out of the direct map", pages_of(order)));
+    return {};
+}
+
+Result<void> DirectMap::restore(Pfn first, Order order) {
+    if (const auto back = map_file(first, bytes_of(order)); !back)
+        return map_error(back.error(), fmt::format("cannot put {} pages back into the direct map", pages_of(order)));
+    return {};
+}
+
+Result<void> DirectMap::zero(Pfn first, std::uint32_t pages) {
+    std::uint64_t offset = byte_offset(first);
+    const std::uint64_t end = offset + std::uint64_t{pages} * k_page_size;
+    while (offset < end) {
+        const auto written = os::write_zeros(fd_.get(), end - offset, offset);
+        if (!written && written.error().code == EINTR) continue;
+        if (!written) return os::fail_with(written.error(), fmt::format("cannot write zeros to {} pages", pages));
+        offset += *written;
+    }
+    return {};
+}
+
+Result<DirectMapStatistics> DirectMap::statistics() const {
+    const auto text = os::read_file("/proc/self/smaps");
+    if (!text) return os::fail_with(text.error(), "/proc/self/smaps cannot be read");
+    DirectMapStatistics out{.splits = splits_.load(std::memory_order_relaxed),
+                            .merges = merges_.load(std::memory_order_relaxed),
+                            .collapsed = collapsed_.load(std::memory_order_relaxed),
+                            .not_collapsed = not_collapsed_.load(std::memory_order_relaxed)};
+    const auto begin = reinterpret_cast<std::uint64_t>(base_);
+    bool ours = false;
+    std::string_view rest{reinterpret_cast<const char*>(text->data()), text->size()};
+    while (!rest.empty()) {
+        const std::string_view line = rest.substr(0, rest.find('\n'));
+        rest.remove_prefix(std::min(line.size() + 1, rest.size()));
+        const auto value_of = [&](std::string_view key) -> std::uint64_t {
+            return ours && line.starts_with(key) ? kib_of(line.substr(key.size())) * k_kib : 0;
+        };
+        std::uint64_t at = 0;
+        const auto parsed = std::from_chars(line.data(), line.data() + line.size(), at, 16);
+        if (parsed.ptr != line.data() + line.size() && *parsed.ptr == '-') {  // "begin-end perms …"
+            ours = at - begin < bytes_;
+            out.vmas += ours ? 1U : 0U;
+        }
+        const std::uint64_t huge =
+            value_of("ShmemPmdMapped:") + value_of("Shared_Hugetlb:") + value_of("Private_Hugetlb:");
+        out.bytes_2m += huge;
+        out.bytes_4k += value_of("Rss:");
+        if (!line.starts_with("Shared_Hugetlb:") && !line.starts_with("Private_Hugetlb:")) out.bytes_4k -= huge;
+    }
+    return out;
+}
+
+}  // namespace harena

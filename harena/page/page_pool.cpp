@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "harena/page/page_pool.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <limits>
+#include <utility>
+
+#include "harena/base/assert.hpp"
+#include "harena/base/os/memory.hpp"
+#include "harena/base/os/process.hpp"
+#include "harena/page/unmapped_cache.hpp"
+
+namespace harena {
+
+Result<std::unique_ptr<PagePool>> PagePool::create(const PagePoolOptions& options) {
+    const std::uint64_t capacity = align_up(options.capacity.value(), k_pageblock_pages);
+    HARENA_TRY(auto store, PageStore::create({.direct_map = {.capacity = PageCount{capacity},
+                                                             .hugetlb = options.hugetlb,
+                                                             .collapse = options.collapse},
+                                              .nodes = options.nodes ? *options.nodes : os::numa_nodes()}));
+    HARENA_TRY(PageLedger ledger, PageLedger::create(store->pages()));
+    return std::unique_ptr<PagePool>{new PagePool{std::move(store), std::move(ledger)}};
+}
+
+PagePool::PagePool(std::unique_ptr<PageStore> store, PageLedger ledger)
+    : store_{std::move(store)},
+      ledger_{std::move(ledger)},
+      caches_{*store_},
+      unmapped_{std::make_unique<UnmappedCache>(*store_, ledger_, caches_)} {}
+
+PagePool::~PagePool() {
+    if (!fork_guard_.owner_dead())
+        precondition(statistics().allocated == PageCount{}, "a pool ends while pages of it are allocated");
+}
+
+NodeChoice PagePool::node_for(const AllocFlags& flags) const noexcept {
+    if (store_->nodes() == 1) return {};
+    return {.preferred = os::current_node() % store_->nodes(), .strict = flags.this_node};
+}
+
+Result<Page*> PagePool::alloc_pages(Order order, const AllocFlags& flags, const Site& where) {
+    if (flags.account != nullptr) HARENA_CHECK_OK(flags.account->charge(PageCount{pages_of(order)}));
+    std::optional<FreeBlock> block = order == Order{} ? pop_cached(flags) : std::nullopt;
+    if (!block) [[unlikely]] {
+        auto taken = take(order, flags);
+        if (!taken) {
+            if (flags.account != nullptr) flags.account->uncharge(PageCount{pages_of(order)});
+            return pass_on(std::move(taken.error()));
+        }
+        block = *taken;
+    }
+    if (!flags.no_zero) zero(*block);
+    return &ledger_.hand_out(*block, flags.account, false, where);
+}
+
+Result<FreeBlock> PagePool::take(Order order, const AllocFlags& flags) {
+    HARENA_CHECK_OK(fork_guard_.check("the page pool"));
+    if (order > k_max_order)
+        return fail(EINVAL, "a block of order {}: the largest is {}", order.value(), k_max_order.value());
+    const NodeChoice node = node_for(flags);
+    auto block = store_->take(order, node);
+    if (block) return block;
+    caches_.drain();
+    if (auto free = store_->take_free(order, node)) return *free;
+    // What the unmapped cache gives back is in whole pageblocks, if it has any.
+    if (const auto shrunk = unmapped_->shrink(PageCount{pages_of(order)}); shrunk && *shrunk > PageCount{})
+        if (auto free = store_->take_free(order, node)) return *free;
+    return block;
+}
+
+std::optional<FreeBlock> PagePool::pop_cached(const AllocFlags& flags) noexcept {
+    ThreadCache* const cache = caches_.mine();
+    if (cache == nullptr || (flags.this_node && store_->nodes() > 1) || !cache->try_lock()) return std::nullopt;
+    if (cache->empty()) cache->refill(*store_, node_for(flags));
+    std::optional<FreeBlock> page;
+    if (!cache->empty()) page = cache->pop();
+    cache->unlock();
+    return page;
+}
+
+bool PagePool::push_cached(const FreeBlock& page) noexcept {
+    ThreadCache* const cache = caches_.mine();
+    if (cache == nullptr || !cache->try_lock()) return false;
+    // A page of another node goes home: the next user of this cache wants one of its own.
+    const bool here = store_->nodes() == 1 || store_->pageblock(page.first).node == node_for({}).preferred;
+    if (here) {
+        if (cache->full()) cache->drain(*store_, ThreadCache::k_batch);
+        cache->push(page);
+    }
+    cache->unlock();
+    return here;
+}
+
+void PagePool::zero(const FreeBlock& block) const noexcept {
+    if (!block.zero) std::memset(store_->direct_map().address(block.first), 0, bytes_of(block.order));
+}
+
+Result<void> PagePool::free_pages(Page* page, Order order, const Site& where) {
+    if (!store_->pages().find(page)) [[unlikely]]
+        return std::unexpected{PageLedger::not_a_page(page, where)};
+    if (fork_guard_.owner_dead()) [[unlikely]]
+        return fork_guard_.check("the page pool");
+    PageWord word;
+    if (!ledger_.try_take_back(*page, order, word, where)) [[unlikely]]
+        return std::unexpected{ledger_.refusal(*page, order, word, where)};
+    give_back(*page, word);
+    return {};
+}
+
+void PagePool::give_back(Page& page, const PageWord& word) {
+    if (page.account() != nullptr) page.account()->uncharge(PageCount{pages_of(word.order)});
+    const FreeBlock block{.first = pfn(&page), .order = word.order};
+    const bool leaves = store_->pageblock(block.first).unmapped.load(std::memory_order_relaxed) != 0;
+    if (leaves && unmapped_->adopt(block, word.unmapped)) [[unlikely]]
+        return;
+    if (word.order != Order{} || !push_cached(block)) store_->give(block);
+}
+
+Result<void> PagePool::alloc_bulk(std::span<Page*> pages, const AllocFlags& flags, const Site& where) {
+    HARENA_CHECK_OK(fork_guard_.check("the page pool"));
+    if (flags.account != nullptr) HARENA_CHECK_OK(flags.account->charge(PageCount{pages.size()}));
+    std::array<FreeBlock, 256> taken;
+    for (std::size_t done = 0; done < pages.size();) {
+        const std::span wanted = std::span{taken}.first(std::min(taken.size(), pages.size() - done));
+        std::size_t count = store_->take_single_pages(wanted, node_for(flags));
+        if (count == 0) {  // grows, for the next round
+            auto one = take(Order{}, flags);
+            if (!one) {
+                // The account is given back what was not handed out; what was, by the free.
+                if (flags.account != nullptr) flags.account->uncharge(PageCount{pages.size() - done});
+                (void)free_bulk(pages.first(done), where);
+                return pass_on(std::move(one.error()));
+            }
+            taken[count++] = *one;
+        }
+        for (const FreeBlock& block : wanted.first(count)) {
+            if (!flags.no_zero) zero(block);
+            pages[done++] = &ledger_.hand_out(block, flags.account, false, where);
+        }
+    }
+    return {};
+}
+
+Result<void> PagePool::free_bulk(std::span<Page* const> pages, const Site& where) {
+    Result<void> first_error;
+    for (Page* const page : pages)
+        if (auto freed = free_pages(page, Order{}, where); !freed && first_error) first_error = std::move(freed);
+    return first_error;
+}
+
+Result<void> PagePool::get_page(Page* page, const Site& where) {
+    HARENA_CHECK_OK(fork_guard_.check("the page pool"));
+    if (!store_->pages().find(page)) return std::unexpected{PageLedger::not_a_page(page, where)};
+    PageWord word = page->load();
+    for (PageWord more = word;; more = word) {
+        if (word.state != PageState::allocated)
+            return fail(EINVAL, "page {} is not allocated: it takes no reference", pfn(page).value());
+        if (word.references == std::numeric_limits<std::uint32_t>::max())
+            return fail(EOVERFLOW, "page {} has {} references", pfn(page).value(), word.references);
+        ++more.references;
+        if (page->exchange(word, more)) return {};
+    }
+}
+
+Result<void> PagePool::put_page(Page* page, const Site& where) {
+    HARENA_CHECK_OK(fork_guard_.check("the page pool"));
+    if (!store_->pages().find(page)) return std::unexpected{PageLedger::not_a_page(page, where)};
+    PageWord word = page->load();
+    while (word.state == PageState::allocated && word.references > 1) {
+        PageWord less = word;
+        --less.references;
+        if (page->exchange(word, less)) return {};
+    }
+    return free_pages(page, word.order, where);
+}
+
+Page* PagePool::page_at(const void* address) const noexcept {
+    const auto offset =
+        reinterpret_cast<std::uintptr_t>(address) - reinterpret_cast<std::uintptr_t>(store_->direct_map().base());
+    if (offset >= harena::bytes_of(store_->capacity())) return nullptr;
+    return page(Pfn{static_cast<std::uint32_t>(offset / k_page_size)});
+}
+
+Result<PageCount> PagePool::reclaim(PageCount wanted) {
+    HARENA_CHECK_OK(fork_guard_.check("the page pool"));
+    caches_.drain();
+    return unmapped_->shrink(wanted);
+}
+
+Result<PageCount> PagePool::trim(PageCount wanted) {
+    HARENA_TRY(const PageCount given, reclaim(PageCount{}));
+    (void)given;
+    auto done = store_->give_back(wanted);
+    if (!done || *done >= wanted) return done;
+    const PageCount missing{wanted.value() - done->value()};
+    if (const auto more = unmapped_->shrink(missing); !more || *more == PageCount{}) return done;
+    const auto rest = store_->give_back(missing);
+    return PageCount{done->value() + (rest ? rest->value() : 0)};
+}
+
+PagePoolStatistics PagePool::statistics() {
+    const UnmappedStatistics unmapped = unmapped_->statistics();
+    PagePoolStatistics out{.capacity = store_->capacity(),
+                           .grown = store_->grown(),
+                           .free = store_->free_pages(),
+                           .cached = caches_.pages(),
+                           .unmapped_free = unmapped.free,
+                           .allocated = {},
+                           .free_blocks = store_->free_blocks()};
+    const std::uint64_t not_allocated = out.free.value() + out.cached.value() + out.unmapped_free.value();
+    out.allocated = PageCount{out.grown.value() - std::min(out.grown.value(), not_allocated)};
+    return out;
+}
+
+}  // namespace harena

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "harena/page/thread_cache.hpp"
+
+#include <algorithm>
+#include <new>
+#include <thread>
+#include <unordered_map>
+
+#include "harena/base/fork.hpp"
+#include "harena/base/immortal.hpp"
+
+namespace harena {
+
+namespace {
+
+/// The pools that are alive, by the id of their caches.
+struct Live {
+    std::mutex mutex;  // protects all below; before all locks of the page layer
+    std::unordered_map<std::uint64_t, ThreadCaches*> caches;
+    std::uint64_t last_id = 0;
+};
+
+Live& live() {
+    static auto* const all = new Live;  // threads end after static objects do
+    return *all;
+}
+
+constinit thread_local bool thread_ends = false;
+
+void before_fork() noexcept { live().mutex.lock(); }
+void after_fork_in_parent() noexcept { live().mutex.unlock(); }
+void after_fork_in_child() noexcept;
+
+}  // namespace
+
+/// What a thread has, to be given back at its end.
+class ThreadExit {
+public:
+    ThreadExit() = default;
+    ThreadExit(const ThreadExit&) = delete;
+    ThreadExit& operator=(const ThreadExit&) = delete;
+    ~ThreadExit() {
+        thread_ends = true;
+        ThreadCaches::last_used_ = {};
+        Live& all = live();
+        const std::lock_guard lock{all.mutex};
+        for (const ThreadCaches::Used& used : mine_)
+            if (const auto pool = all.caches.find(used.id); pool != all.caches.end()) pool->second->retire(used.cache);
+    }
+
+    static ThreadExit& of_this_thread() {
+        static thread_local ThreadExit exit;
+        return exit;
+    }
+
+    /// In a child after fork: what this thread had is the parent's.
+    static void forget() noexcept {
+        ThreadCaches::last_used_ = {};
+        of_this_thread().mine_.clear();
+    }
+    [[nodiscard]] ThreadCache* find(std::uint64_t id) const noexcept {
+        const auto used = std::ranges::find(mine_, id, &ThreadCaches::Used::id);
+        return used == mine_.end() ? nullptr : used->cache;
+    }
+    void add(std::uint64_t id, ThreadCache* cache) {
+        // Pools that are gone are forgotten here: there may be many in the life of a thread.
+        std::erase_if(mine_, [](const auto& used) { return !live().caches.contains(used.id); });
+        mine_.push_back({id, cache});
+    }
+
+private:
+    std::vector<ThreadCaches::Used> mine_;
+};
+
+namespace {
+void after_fork_in_child() noexcept {
+    live().mutex.unlock();
+    if (!thread_ends) ThreadExit::forget();
+}
+}  // namespace
+
+constinit thread_local ThreadCaches::Used ThreadCaches::last_used_;
+
+void ThreadCache::lock() noexcept {
+    // Held for a few hundred instructions by a thread that may have lost its processor.
+    while (!try_lock()) std::this_thread::yield();
+}
+
+void ThreadCache::refill(PageStore& store, NodeChoice node) noexcept {
+    count_ = store.take_single_pages(std::span{pages_}.first(k_batch), node);
+    std::ranges::reverse(std::span{pages_}.first(count_));  // lowest address first
+}
+
+void ThreadCache::drain(PageStore& store, std::size_t count) noexcept {
+    store.give(std::span{pages_}.first(count));
+    std::copy(pages_.begin() + static_cast<std::ptrdiff_t>(count), pages_.begin() + static_cast<std::ptrdiff_t>(count_),
+              pages_.begin());
+    count_ -= count;
+}
+
+ThreadCaches::ThreadCaches(PageStore& store) : store_{store} {
+    [[maybe_unused]] static const Result<void> fork_rules =
+        at_fork({.prepare = &before_fork, .parent = &after_fork_in_parent, .child = &after_fork_in_child});
+    Live& all = live();
+    const std::lock_guard lock{all.mutex};
+    id_ = ++all.last_id;
+    all.caches.emplace(id_, this);
+}
+
+ThreadCaches::~ThreadCaches() {
+    {
+        Live& all = live();
+        const std::lock_guard lock{all.mutex};  // a thread that is ending has given back its pages, or finds no pool
+        all.caches.erase(id_);
+    }
+    if (!fork_guard_.owner_dead()) drain();
+}
+
+ThreadCache* ThreadCaches::find_mine() noexcept {
+    if (thread_ends || fork_guard_.owner_dead()) return nullptr;
+    ThreadCache* cache = ThreadExit::of_this_thread().find(id_);
+    if (cache == nullptr) {
+        try {
+            cache = make_mine();
+        } catch (const std::bad_alloc&) {
+            return nullptr;
+        }
+    }
+    last_used_ = {id_, cache};
+    return cache;
+}
+
+ThreadCache* ThreadCaches::make_mine() {
+    auto made = std::make_unique<ThreadCache>();
+    ThreadCache* const cache = made.get();
+    Live& all = live();
+    const std::lock_guard live_lock{all.mutex};
+    const std::lock_guard lock{mutex_};
+    caches_.push_back(std::move(made));
+    try {
+        ThreadExit::of_this_thread().add(id_, cache);
+    } catch (const std::bad_alloc&) {
+        caches_.pop_back();
+        throw;
+    }
+    return cache;
+}
+
+void ThreadCaches::retire(ThreadCache* cache) noexcept {
+    const std::lock_guard lock{mutex_};
+    cache->lock();
+    cache->drain(store_, cache->count());
+    cache->unlock();
+    std::erase_if(caches_, [cache](const auto& one) { return one.get() == cache; });
+}
+
+void ThreadCaches::drain() noexcept {
+    const std::lock_guard lock{mutex_};
+    for (const auto& cache : caches_) {
+        const std::lock_guard cache_lock{*cache};
+        cache->drain(store_, cache->count());
+    }
+}
+
+PageCount ThreadCaches::pages() noexcept {
+    std::uint64_t sum = 0;
+    const std::lock_guard lock{mutex_};
+    for (const auto& cache : caches_) {
+        const std::lock_guard cache_lock{*cache};
+        sum += cache->count();
+    }
+    return PageCount{sum};
+}
+
+}  // namespace harena
