@@ -10,12 +10,12 @@
 
 namespace harena {
 
-namespace {
-
+namespace detail {
 constinit std::atomic<std::uint64_t> generation{0};
+}
 
-void count_fork() noexcept { generation.fetch_add(1, std::memory_order_relaxed); }
-
+namespace {
+void count_fork() noexcept { detail::generation.fetch_add(1, std::memory_order_relaxed); }
 }  // namespace
 
 Result<void> at_fork(const ForkHandlers& handlers) {
@@ -23,8 +23,6 @@ Result<void> at_fork(const ForkHandlers& handlers) {
         return os::fail_with({error}, "cannot register handlers for fork");
     return {};
 }
-
-std::uint64_t fork_generation() noexcept { return generation.load(std::memory_order_relaxed); }
 
 ForkGuard::ForkGuard() noexcept : generation_{fork_generation()} {
     [[maybe_unused]] static const bool counting = ::pthread_atfork(nullptr, nullptr, &count_fork) == 0;

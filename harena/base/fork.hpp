@@ -1,11 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <atomic>
 #include <cstdint>
+#include <string_view>
 
 #include "harena/base/result.hpp"
 
 namespace harena {
+
+namespace detail {
+extern std::atomic<std::uint64_t> generation;  // how many forks this process is away from the first
+}
 
 /// What a module does around fork. Each function is a plain one without arguments; null does nothing.
 struct ForkHandlers {
@@ -21,7 +27,9 @@ Result<void> at_fork(const ForkHandlers& handlers);
 
 /// Tells an object whether it is used in the process that made it: equal to what it was then iff it is.
 /// The first call must succeed before any fork, which `ForkGuard` sees to. Async-signal-safe.
-[[nodiscard]] std::uint64_t fork_generation() noexcept;
+[[nodiscard]] inline std::uint64_t fork_generation() noexcept {
+    return detail::generation.load(std::memory_order_relaxed);
+}
 
 /// A member of everything that cannot be used in a child after fork. Constructed in the owner.
 class ForkGuard {

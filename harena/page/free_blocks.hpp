@@ -12,7 +12,7 @@ namespace harena {
 /// A block that was taken out of a `FreeBlocks`.
 struct FreeBlock {
     Pfn first;
-    Order order;
+    Order order{};
     bool zero = false;  // all its bytes are known to be 0
 };
 

@@ -30,17 +30,19 @@ struct PageWord {
     bool unmapped = false;  // not in the direct map
     std::uint32_t references = 0;
 
+    static constexpr std::uint64_t k_unmapped_bit = 1U << 25;
+
     [[nodiscard]] static constexpr PageWord from(std::uint64_t bits) noexcept {
         return {.state = static_cast<PageState>(bits & 0xff),
                 .order = Order{static_cast<std::uint8_t>(bits >> 8)},
                 .list = static_cast<std::uint8_t>(bits >> 16),
                 .zero = (bits >> 24 & 1) != 0,
-                .unmapped = (bits >> 25 & 1) != 0,
+                .unmapped = (bits & k_unmapped_bit) != 0,
                 .references = static_cast<std::uint32_t>(bits >> 32)};
     }
     [[nodiscard]] constexpr std::uint64_t bits() const noexcept {
         return static_cast<std::uint64_t>(state) | std::uint64_t{order.value()} << 8 | std::uint64_t{list} << 16 |
-               std::uint64_t{zero} << 24 | std::uint64_t{unmapped} << 25 | std::uint64_t{references} << 32;
+               std::uint64_t{zero} << 24 | (unmapped ? k_unmapped_bit : 0) | std::uint64_t{references} << 32;
     }
 };
 
@@ -54,12 +56,11 @@ public:
 
     [[nodiscard]] PageWord load() const noexcept { return PageWord::from(word_.load(std::memory_order_acquire)); }
     void store(const PageWord& word) noexcept { word_.store(word.bits(), std::memory_order_release); }
+    /// The word as a number, for those who are in a hurry.
+    [[nodiscard]] std::uint64_t load_bits() const noexcept { return word_.load(std::memory_order_acquire); }
     /// Replaces the word if it is `expected`; else sets `expected` to what it is.
-    [[nodiscard]] bool exchange(PageWord& expected, const PageWord& desired) noexcept {
-        std::uint64_t bits = expected.bits();
-        const bool done = word_.compare_exchange_strong(bits, desired.bits(), std::memory_order_acq_rel);
-        if (!done) expected = PageWord::from(bits);
-        return done;
+    [[nodiscard]] bool exchange(std::uint64_t& expected, const PageWord& desired) noexcept {
+        return word_.compare_exchange_strong(expected, desired.bits(), std::memory_order_acq_rel);
     }
 
     /// The order of the block this page begins, as long as the caller has it.

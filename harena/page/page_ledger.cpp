@@ -37,16 +37,6 @@ Result<PageLedger> PageLedger::create(const PageArray& pages) {
 
 void PageLedger::Unmap::operator()(Sites* sites) const noexcept { (void)os::munmap(sites, bytes); }
 
-Page& PageLedger::hand_out(const FreeBlock& block, PageAccount* account, bool unmapped,
-                           const Site& where) const noexcept {
-    Page& page = (*pages_)[block.first];
-    page.account_ = account;
-    page.owner_data = 0;
-    if constexpr (k_debug_checks) sites_[block.first.value()].allocated = where;
-    page.store({.state = PageState::allocated, .order = block.order, .unmapped = unmapped, .references = 1});
-    return page;
-}
-
 Error PageLedger::refusal(const Page& page, Order order, const PageWord& word, const Site& where) const {
     std::string history;
     if constexpr (k_debug_checks) {

@@ -28,14 +28,22 @@ public:
     [[nodiscard]] static Result<PageLedger> create(const PageArray& pages);
 
     /// `block`, which nobody else has, becomes the caller's, with one reference. `unmapped`: it has no address.
-    Page& hand_out(const FreeBlock& block, PageAccount* account, bool unmapped, const Site& where) const noexcept;
+    Page& hand_out(const FreeBlock& block, PageAccount* account, bool unmapped, const Site& where) const noexcept {
+        Page& page = (*pages_)[block.first];
+        page.account_ = account;
+        page.owner_data = 0;
+        if constexpr (k_debug_checks) sites_[block.first.value()].allocated = where;
+        page.store({.state = PageState::allocated, .order = block.order, .unmapped = unmapped, .references = 1});
+        return page;
+    }
 
-    /// Takes a block back if `page` begins an allocated one of `order` that has one reference. `word` says what it was.
-    [[nodiscard]] bool try_take_back(Page& page, Order order, PageWord& word, const Site& where) const noexcept {
-        word = page.load();
+    /// Takes a block back if `page` begins an allocated one of `order` that has one reference. `was` says what it was.
+    [[nodiscard]] bool try_take_back(Page& page, Order order, std::uint64_t& was, const Site& where) const noexcept {
+        const std::uint64_t expected = PageWord{.state = PageState::allocated, .order = order, .references = 1}.bits();
+        was = page.load_bits();
         do {
-            if (word.state != PageState::allocated || word.order != order || word.references != 1) return false;
-        } while (!page.exchange(word, {.state = PageState::cached, .order = order}));
+            if ((was & ~PageWord::k_unmapped_bit) != expected) return false;
+        } while (!page.exchange(was, {.state = PageState::cached, .order = order}));
         if constexpr (k_debug_checks) sites_[index(page)].freed = where;
         return true;
     }

@@ -41,16 +41,47 @@ NodeChoice PagePool::node_for(const AllocFlags& flags) const noexcept {
     return {.preferred = os::current_node() % store_->nodes(), .strict = flags.this_node};
 }
 
+inline ThreadCache::Entry PagePool::pop_cached(const AllocFlags& flags) noexcept {
+    ThreadCache* const cache = caches_.mine();
+    if (cache == nullptr || (flags.this_node && store_->nodes() > 1) || !cache->owner_lock().try_lock()) [[unlikely]]
+        return {};
+    if (cache->empty()) [[unlikely]]
+        cache->refill(*store_, node_for(flags));
+    const ThreadCache::Entry page = cache->pop();
+    cache->owner_lock().unlock();
+    return page;
+}
+
+inline bool PagePool::push_cached(Pfn page) noexcept {
+    ThreadCache* const cache = caches_.mine();
+    if (cache == nullptr || !cache->owner_lock().try_lock()) [[unlikely]]
+        return false;
+    // A page of another node goes home: the next user of this cache wants one of its own.
+    const bool here = store_->nodes() == 1 || store_->pageblock(page).node == node_for({}).preferred;
+    if (here) {
+        if (cache->full()) [[unlikely]]
+            cache->drain(*store_, ThreadCache::k_batch);
+        cache->push({.first = page});
+    }
+    cache->owner_lock().unlock();
+    return here;
+}
+
 Result<Page*> PagePool::alloc_pages(Order order, const AllocFlags& flags, const Site& where) {
     if (flags.account != nullptr) HARENA_CHECK_OK(flags.account->charge(PageCount{pages_of(order)}));
-    std::optional<FreeBlock> block = order == Order{} ? pop_cached(flags) : std::nullopt;
-    if (!block) [[unlikely]] {
-        auto taken = take(order, flags);
-        if (!taken) {
-            if (flags.account != nullptr) flags.account->uncharge(PageCount{pages_of(order)});
-            return pass_on(std::move(taken.error()));
+    if (order == Order{}) [[likely]]
+        if (const ThreadCache::Entry page = pop_cached(flags)) [[likely]] {
+            if (!flags.no_zero && !page.zero()) std::memset(store_->direct_map().address(page.pfn()), 0, k_page_size);
+            return &ledger_.hand_out(page.block(), flags.account, false, where);
         }
-        block = *taken;
+    return alloc_uncached(order, flags, where);
+}
+
+Result<Page*> PagePool::alloc_uncached(Order order, const AllocFlags& flags, const Site& where) {
+    auto block = take(order, flags);
+    if (!block) {
+        if (flags.account != nullptr) flags.account->uncharge(PageCount{pages_of(order)});
+        return pass_on(std::move(block.error()));
     }
     if (!flags.no_zero) zero(*block);
     return &ledger_.hand_out(*block, flags.account, false, where);
@@ -71,52 +102,25 @@ Result<FreeBlock> PagePool::take(Order order, const AllocFlags& flags) {
     return block;
 }
 
-std::optional<FreeBlock> PagePool::pop_cached(const AllocFlags& flags) noexcept {
-    ThreadCache* const cache = caches_.mine();
-    if (cache == nullptr || (flags.this_node && store_->nodes() > 1) || !cache->try_lock()) return std::nullopt;
-    if (cache->empty()) cache->refill(*store_, node_for(flags));
-    std::optional<FreeBlock> page;
-    if (!cache->empty()) page = cache->pop();
-    cache->unlock();
-    return page;
-}
-
-bool PagePool::push_cached(const FreeBlock& page) noexcept {
-    ThreadCache* const cache = caches_.mine();
-    if (cache == nullptr || !cache->try_lock()) return false;
-    // A page of another node goes home: the next user of this cache wants one of its own.
-    const bool here = store_->nodes() == 1 || store_->pageblock(page.first).node == node_for({}).preferred;
-    if (here) {
-        if (cache->full()) cache->drain(*store_, ThreadCache::k_batch);
-        cache->push(page);
-    }
-    cache->unlock();
-    return here;
-}
-
 void PagePool::zero(const FreeBlock& block) const noexcept {
     if (!block.zero) std::memset(store_->direct_map().address(block.first), 0, bytes_of(block.order));
 }
 
 Result<void> PagePool::free_pages(Page* page, Order order, const Site& where) {
-    if (!store_->pages().find(page)) [[unlikely]]
+    const auto found = store_->pages().find(page);
+    if (!found) [[unlikely]]
         return std::unexpected{PageLedger::not_a_page(page, where)};
     if (fork_guard_.owner_dead()) [[unlikely]]
         return fork_guard_.check("the page pool");
-    PageWord word;
-    if (!ledger_.try_take_back(*page, order, word, where)) [[unlikely]]
-        return std::unexpected{ledger_.refusal(*page, order, word, where)};
-    give_back(*page, word);
+    std::uint64_t was = 0;
+    if (!ledger_.try_take_back(*page, order, was, where)) [[unlikely]]
+        return std::unexpected{ledger_.refusal(*page, order, PageWord::from(was), where)};
+    if (page->account() != nullptr) page->account()->uncharge(PageCount{pages_of(order)});
+    const FreeBlock block{.first = *found, .order = order};
+    if (store_->pageblock(block.first).unmapped.load(std::memory_order_relaxed) != 0) [[unlikely]]
+        if (unmapped_->adopt(block, (was & PageWord::k_unmapped_bit) != 0)) return {};
+    if (order != Order{} || !push_cached(block.first)) store_->give(block);
     return {};
-}
-
-void PagePool::give_back(Page& page, const PageWord& word) {
-    if (page.account() != nullptr) page.account()->uncharge(PageCount{pages_of(word.order)});
-    const FreeBlock block{.first = pfn(&page), .order = word.order};
-    const bool leaves = store_->pageblock(block.first).unmapped.load(std::memory_order_relaxed) != 0;
-    if (leaves && unmapped_->adopt(block, word.unmapped)) [[unlikely]]
-        return;
-    if (word.order != Order{} || !push_cached(block)) store_->give(block);
 }
 
 Result<void> PagePool::alloc_bulk(std::span<Page*> pages, const AllocFlags& flags, const Site& where) {
@@ -154,27 +158,28 @@ Result<void> PagePool::free_bulk(std::span<Page* const> pages, const Site& where
 Result<void> PagePool::get_page(Page* page, const Site& where) {
     HARENA_CHECK_OK(fork_guard_.check("the page pool"));
     if (!store_->pages().find(page)) return std::unexpected{PageLedger::not_a_page(page, where)};
-    PageWord word = page->load();
-    for (PageWord more = word;; more = word) {
+    std::uint64_t bits = page->load_bits();
+    for (;;) {
+        PageWord word = PageWord::from(bits);
         if (word.state != PageState::allocated)
             return fail(EINVAL, "page {} is not allocated: it takes no reference", pfn(page).value());
         if (word.references == std::numeric_limits<std::uint32_t>::max())
             return fail(EOVERFLOW, "page {} has {} references", pfn(page).value(), word.references);
-        ++more.references;
-        if (page->exchange(word, more)) return {};
+        ++word.references;
+        if (page->exchange(bits, word)) return {};
     }
 }
 
 Result<void> PagePool::put_page(Page* page, const Site& where) {
     HARENA_CHECK_OK(fork_guard_.check("the page pool"));
     if (!store_->pages().find(page)) return std::unexpected{PageLedger::not_a_page(page, where)};
-    PageWord word = page->load();
-    while (word.state == PageState::allocated && word.references > 1) {
-        PageWord less = word;
-        --less.references;
-        if (page->exchange(word, less)) return {};
+    std::uint64_t bits = page->load_bits();
+    for (;;) {
+        PageWord word = PageWord::from(bits);
+        if (word.state != PageState::allocated || word.references <= 1) return free_pages(page, word.order, where);
+        --word.references;
+        if (page->exchange(bits, word)) return {};
     }
-    return free_pages(page, word.order, where);
 }
 
 Page* PagePool::page_at(const void* address) const noexcept {

@@ -88,6 +88,11 @@ public:
     /// The descriptor of the page at `address`; null if that is not in the direct map.
     [[nodiscard]] Page* page_at(const void* address) const noexcept;
 
+    [[nodiscard]] PageCount capacity() const noexcept { return store_->capacity(); }
+    /// How many of the 512 pages of the pageblock that `pfn` is in are out of the direct map now.
+    [[nodiscard]] std::uint32_t unmapped_in_pageblock(Pfn pfn) const noexcept {
+        return store_->pageblock(pfn).unmapped.load(std::memory_order_relaxed);
+    }
     /// Pages that have no address in the process but what their owners choose.
     [[nodiscard]] UnmappedCache& unmapped() noexcept { return *unmapped_; }
 
@@ -111,13 +116,13 @@ private:
     explicit PagePool(std::unique_ptr<PageStore> store, PageLedger ledger);
 
     [[nodiscard]] NodeChoice node_for(const AllocFlags& flags) const noexcept;
-    [[nodiscard]] std::optional<FreeBlock> pop_cached(const AllocFlags& flags) noexcept;
-    [[nodiscard]] bool push_cached(const FreeBlock& page) noexcept;
+    /// With the account charged: takes it off again if there is nothing to be had.
+    [[nodiscard]] Result<Page*> alloc_uncached(Order order, const AllocFlags& flags, const Site& where);
+    [[nodiscard]] ThreadCache::Entry pop_cached(const AllocFlags& flags) noexcept;
+    [[nodiscard]] bool push_cached(Pfn page) noexcept;
     /// Takes a block, if need be after bringing free pages together.
     [[nodiscard]] Result<FreeBlock> take(Order order, const AllocFlags& flags);
     void zero(const FreeBlock& block) const noexcept;
-    /// Where a block goes that was taken back.
-    void give_back(Page& page, const PageWord& word);
 
     std::unique_ptr<PageStore> store_;
     PageLedger ledger_;

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <new>
-#include <thread>
 #include <unordered_map>
 
 #include "harena/base/fork.hpp"
@@ -81,24 +80,23 @@ void after_fork_in_child() noexcept {
 
 constinit thread_local ThreadCaches::Used ThreadCaches::last_used_;
 
-void ThreadCache::lock() noexcept {
-    // Held for a few hundred instructions by a thread that may have lost its processor.
-    while (!try_lock()) std::this_thread::yield();
-}
-
 void ThreadCache::refill(PageStore& store, NodeChoice node) noexcept {
-    count_ = store.take_single_pages(std::span{pages_}.first(k_batch), node);
-    std::ranges::reverse(std::span{pages_}.first(count_));  // lowest address first
+    std::array<FreeBlock, k_batch> taken;
+    const std::size_t count = store.take_single_pages(taken, node);
+    for (std::size_t i = count; i > 0; --i) push(taken[i - 1]);  // the lowest address comes out first
 }
 
 void ThreadCache::drain(PageStore& store, std::size_t count) noexcept {
-    store.give(std::span{pages_}.first(count));
+    std::array<FreeBlock, k_capacity> given;
+    for (std::size_t i = 0; i < count; ++i) given[i] = pages_[i].block();
+    store.give(std::span{given}.first(count));
     std::copy(pages_.begin() + static_cast<std::ptrdiff_t>(count), pages_.begin() + static_cast<std::ptrdiff_t>(count_),
               pages_.begin());
     count_ -= count;
 }
 
 ThreadCaches::ThreadCaches(PageStore& store) : store_{store} {
+    OwnerLock::prepare();
     [[maybe_unused]] static const Result<void> fork_rules =
         at_fork({.prepare = &before_fork, .parent = &after_fork_in_parent, .child = &after_fork_in_child});
     Live& all = live();
@@ -113,7 +111,8 @@ ThreadCaches::~ThreadCaches() {
         const std::lock_guard lock{all.mutex};  // a thread that is ending has given back its pages, or finds no pool
         all.caches.erase(id_);
     }
-    if (!fork_guard_.owner_dead()) drain();
+    if (fork_guard_.owner_dead()) return;
+    for (const auto& cache : caches_) cache->drain(store_, cache->count());  // no owner is in it
 }
 
 ThreadCache* ThreadCaches::find_mine() noexcept {
@@ -148,27 +147,31 @@ ThreadCache* ThreadCaches::make_mine() {
 
 void ThreadCaches::retire(ThreadCache* cache) noexcept {
     const std::lock_guard lock{mutex_};
-    cache->lock();
-    cache->drain(store_, cache->count());
-    cache->unlock();
+    cache->drain(store_, cache->count());  // the owner is here, and all others wait for the mutex
     std::erase_if(caches_, [cache](const auto& one) { return one.get() == cache; });
 }
 
-void ThreadCaches::drain() noexcept {
+template <typename Visit>
+void ThreadCaches::with_all(Visit&& visit) noexcept {
     const std::lock_guard lock{mutex_};
+    for (const auto& cache : caches_) cache->owner_lock().revoke();
+    const bool taken = OwnerLock::barrier();
     for (const auto& cache : caches_) {
-        const std::lock_guard cache_lock{*cache};
-        cache->drain(store_, cache->count());
+        if (taken) {
+            cache->owner_lock().wait_for_owner();
+            visit(*cache);
+        }
+        cache->owner_lock().restore();
     }
+}
+
+void ThreadCaches::drain() noexcept {
+    with_all([this](ThreadCache& cache) { cache.drain(store_, cache.count()); });
 }
 
 PageCount ThreadCaches::pages() noexcept {
     std::uint64_t sum = 0;
-    const std::lock_guard lock{mutex_};
-    for (const auto& cache : caches_) {
-        const std::lock_guard cache_lock{*cache};
-        sum += cache->count();
-    }
+    with_all([&sum](const ThreadCache& cache) { sum += cache.count(); });
     return PageCount{sum};
 }
 

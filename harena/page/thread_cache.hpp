@@ -2,7 +2,6 @@
 #pragma once
 
 #include <array>
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -11,28 +10,46 @@
 #include <vector>
 
 #include "harena/base/fork.hpp"
+#include "harena/page/owner_lock.hpp"
 #include "harena/page/page_store.hpp"
 
 namespace harena {
 
-/// The single pages that one thread keeps of one pool. Its lock is nearly always free: only who wants all caches empty
-/// takes that of another thread. It is taken by try, and a thread that does not get its own goes to the store.
-class ThreadCache {
+/// The single pages that one thread keeps of one pool. Who wants all caches empty takes the lock of others' caches; a
+/// thread that does not get its own meanwhile goes to the store. Aligned so that no two threads' share a cache line,
+/// nor the pair of lines that processors fetch together.
+class alignas(128) ThreadCache {
 public:
     static constexpr std::size_t k_capacity = 64;
     /// How many pages come from the store, or go back, at a time.
     static constexpr std::size_t k_batch = k_capacity / 2;
 
-    /// With the lock held: the page that was put last; none if there is none.
-    [[nodiscard]] bool try_lock() noexcept { return !locked_.exchange(true, std::memory_order_acquire); }
-    void lock() noexcept;
-    void unlock() noexcept { locked_.store(false, std::memory_order_release); }
+    /// A page, or none, in one number: what is written in parts and read in one piece stalls the processor.
+    class Entry {
+    public:
+        Entry() = default;
+        explicit Entry(const FreeBlock& page) noexcept : bits_{page.first.value() | (page.zero ? k_zero : 0)} {}
+        explicit operator bool() const noexcept { return bits_ != k_none; }
+        [[nodiscard]] Pfn pfn() const noexcept { return Pfn{bits_ & ~k_zero}; }
+        [[nodiscard]] bool zero() const noexcept { return (bits_ & k_zero) != 0; }
+        [[nodiscard]] FreeBlock block() const noexcept { return {.first = pfn(), .order = Order{}, .zero = zero()}; }
 
+    private:
+        static constexpr std::uint32_t k_zero = 1U << 31;
+        static constexpr std::uint32_t k_none = ~0U;
+        static_assert(k_max_pages < k_zero);
+        std::uint32_t bits_ = k_none;
+    };
+
+    [[nodiscard]] OwnerLock& owner_lock() noexcept { return lock_; }
+
+    // All of these with the lock held.
     [[nodiscard]] bool empty() const noexcept { return count_ == 0; }
     [[nodiscard]] bool full() const noexcept { return count_ == k_capacity; }
     [[nodiscard]] std::size_t count() const noexcept { return count_; }
-    [[nodiscard]] FreeBlock pop() noexcept { return pages_[--count_]; }
-    void push(const FreeBlock& page) noexcept { pages_[count_++] = page; }
+    /// The page that was put last; none if the cache is empty.
+    [[nodiscard]] Entry pop() noexcept { return count_ == 0 ? Entry{} : pages_[--count_]; }
+    void push(const FreeBlock& page) noexcept { pages_[count_++] = Entry{page}; }
 
     /// Fills an empty cache with up to `k_batch` pages that are free in `store`.
     void refill(PageStore& store, NodeChoice node) noexcept;
@@ -40,9 +57,9 @@ public:
     void drain(PageStore& store, std::size_t count) noexcept;
 
 private:
-    std::atomic<bool> locked_{false};  // protects all below; before the store's locks
+    OwnerLock lock_;  // protects all below; before the store's locks
     std::size_t count_ = 0;
-    std::array<FreeBlock, k_capacity> pages_;
+    std::array<Entry, k_capacity> pages_;
 };
 
 /// The caches of all threads that use one pool. A thread's is made at its first use and given back at its end.
@@ -62,7 +79,8 @@ public:
         return find_mine();
     }
 
-    /// Gives the pages of all caches back to the store.
+    /// Gives the pages of all caches back to the store. Where a sandbox forbids membarrier(2), only after it was
+    /// allowed before, they stay with their threads.
     void drain() noexcept;
     /// Pages in all caches.
     [[nodiscard]] PageCount pages() noexcept;
@@ -79,13 +97,16 @@ private:
     [[nodiscard]] ThreadCache* make_mine();
     /// The end of a thread that has `cache`.
     void retire(ThreadCache* cache) noexcept;
+    /// Calls `visit(cache)` for each cache with all their locks held.
+    template <typename Visit>
+    void with_all(Visit&& visit) noexcept;
 
     static constinit thread_local Used last_used_;
 
     std::uint64_t id_;  // never used twice in a process: a pool that takes the place of another is not taken for it
     PageStore& store_;
     ForkGuard fork_guard_;
-    std::mutex mutex_;  // protects caches_; before the locks of the caches
+    std::mutex mutex_;  // protects caches_, and who takes locks of others; before those locks
     std::vector<std::unique_ptr<ThreadCache>> caches_;
 };
 

@@ -38,12 +38,13 @@ Result<void> UnmappedCache::unmapped_pages_free(Page* page, const Site& where) {
     HARENA_CHECK_OK(fork_guard_.check("the unmapped cache"));
     const auto pfn = store_.pages().find(page);
     if (!pfn) return std::unexpected{PageLedger::not_a_page(page, where)};
-    PageWord word = page->load();
+    const PageWord word = page->load();
     const Order order = word.order;
     if (word.state == PageState::allocated && !word.unmapped)
         return fail(EINVAL, "page {} is in the direct map: free it with free_pages", pfn->value());
-    if (!ledger_.try_take_back(*page, order, word, where))
-        return std::unexpected{ledger_.refusal(*page, order, word, where)};
+    std::uint64_t was = 0;
+    if (!ledger_.try_take_back(*page, order, was, where))
+        return std::unexpected{ledger_.refusal(*page, order, PageWord::from(was), where)};
     if (page->account() != nullptr) page->account()->uncharge(PageCount{pages_of(order)});
     (void)adopt({.first = *pfn, .order = order}, true);  // what is unmapped already is always taken
     return {};

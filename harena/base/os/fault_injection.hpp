@@ -21,6 +21,7 @@ enum class Call : std::uint8_t {
     add_seals,
     getrlimit,
     mbind,
+    membarrier,
     poll,
     eventfd,
     userfaultfd,

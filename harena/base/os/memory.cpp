@@ -2,6 +2,7 @@
 #include "harena/base/os/memory.hpp"
 
 #include <fcntl.h>
+#include <linux/membarrier.h>
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
 #include <sys/resource.h>
@@ -116,6 +117,17 @@ SysResult<std::size_t> pwrite(int fd, const void* bytes, std::size_t length, std
     const ssize_t written = ::pwrite(fd, bytes, length, static_cast<off_t>(offset));
     if (written < 0) return sys_fail(errno);
     return static_cast<std::size_t>(written);
+}
+
+SysResult<void> register_barrier() noexcept {
+    return invoke(Call::membarrier, [] {
+        return static_cast<int>(::syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0));
+    });
+}
+
+SysResult<void> barrier_on_all_threads() noexcept {
+    return invoke(Call::membarrier,
+                  [] { return static_cast<int>(::syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0)); });
 }
 
 SysResult<void> prefer_node(void* address, std::size_t length, int node) noexcept {

@@ -55,6 +55,11 @@ SysResult<void> uffd_register_missing(int uffd, void* address, std::size_t lengt
 /// EEXIST: the first page was there. EAGAIN: try again.
 [[nodiscard]] SysResult<std::size_t> uffd_zeropage(int uffd, void* address, std::size_t length) noexcept;
 
+/// Lets this process use `barrier_on_all_threads`. Errors: ENOSYS (before Linux 4.14), EPERM (a sandbox).
+SysResult<void> register_barrier() noexcept;
+/// When it returns, every running thread of the process has passed a full memory barrier since it was called.
+SysResult<void> barrier_on_all_threads() noexcept;
+
 /// Wants new pages of the range on NUMA node `node` (below 64); others serve if that has none.
 SysResult<void> prefer_node(void* address, std::size_t length, int node) noexcept;
 

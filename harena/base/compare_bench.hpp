@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+// For benchmarks: what we do beside what a peer does, in one run.
+#pragma once
+
+#include <algorithm>
+#include <chrono>
+#include <cstddef>
+#include <fstream>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+namespace harena::bench {
+
+/// Keeps the compiler from dropping the computation of `value`.
+template <typename T>
+void keep(const T& value) {
+    asm volatile("" : : "g"(&value) : "memory");
+}
+
+/// Seconds that `work()` takes.
+template <typename Work>
+double seconds(Work&& work) {
+    const auto begin = std::chrono::steady_clock::now();
+    work();
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
+inline double median(std::vector<double> values) {
+    const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+    std::ranges::nth_element(values, middle);
+    return *middle;
+}
+
+struct Pair {
+    double ours;
+    double peer;
+};
+
+/// The medians of what `ours()` and `peer()` return, called in turn `rounds` times after one round that does not count.
+template <typename Ours, typename Peer>
+Pair alternate(int rounds, Ours&& ours, Peer&& peer) {
+    std::vector<double> ours_values;
+    std::vector<double> peer_values;
+    for (int round = 0; round <= rounds; ++round) {
+        const double a = ours();
+        const double b = peer();
+        if (round == 0) continue;  // warms up
+        ours_values.push_back(a);
+        peer_values.push_back(b);
+    }
+    return {median(std::move(ours_values)), median(std::move(peer_values))};
+}
+
+/// The rows of one benchmark executable: printed for people, and written to a file for `./dev bench --json`.
+class Report {
+public:
+    void add(std::string_view name, const Pair& values, std::string_view peer_name, std::string_view unit,
+             std::string_view note = "") {
+        const double ratio = values.ours / values.peer;
+        rows_.push_back({{"name", name},
+                         {"ours", values.ours},
+                         {"peer_name", peer_name},
+                         {"peer", values.peer},
+                         {"unit", unit},
+                         {"ratio", ratio}});
+        if (!note.empty()) rows_.back()["note"] = note;
+        fmt::print("{:<32} {:>12.4g} {:<8} {:>12.4g} {:<34} ratio {:.4f}{}{}\n", name, values.ours, unit, values.peer,
+                   peer_name, ratio, note.empty() ? "" : "  ", note);
+        (void)std::fflush(stdout);
+    }
+
+    /// A row that could not be measured here.
+    static void skip(std::string_view name, std::string_view reason) {
+        fmt::print("{:<32} skipped: {}\n", name, reason);
+    }
+
+    /// Writes the rows to FILE if the arguments are "--json FILE". Returns the exit status.
+    [[nodiscard]] int write(int argc, const char* const* argv) const {
+        if (argc == 1) return 0;
+        if (argc != 3 || std::string_view{argv[1]} != "--json") {
+            fmt::print(stderr, "usage: {} [--json FILE]\n", argv[0]);
+            return 2;
+        }
+        std::ofstream out{argv[2]};
+        out << rows_.dump(2) << '\n';
+        out.close();
+        if (out) return 0;
+        fmt::print(stderr, "{}: {} cannot be written\n", argv[0], argv[2]);
+        return 1;
+    }
+
+private:
+    nlohmann::json rows_ = nlohmann::json::array();
+};
+
+}  // namespace harena::bench
