@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <fstream>
@@ -19,7 +20,8 @@ namespace harena::bench {
 /// Keeps the compiler from dropping the computation of `value`.
 template <typename T>
 void keep(const T& value) {
-    asm volatile("" : : "g"(&value) : "memory");
+    [[maybe_unused]] const volatile void* const volatile seen = &value;
+    std::atomic_signal_fence(std::memory_order_acq_rel);
 }
 
 /// Seconds that `work()` takes.
