@@ -95,10 +95,13 @@ Result<FreeBlock> PagePool::take(Order order, const AllocFlags& flags) {
     auto block = store_->take(order, node);
     if (block) return block;
     caches_.drain();
-    if (auto free = store_->take_free(order, node)) return *free;
-    // What the unmapped cache gives back is in whole pageblocks, if it has any.
-    if (const auto shrunk = unmapped_->shrink(PageCount{pages_of(order)}); shrunk && *shrunk > PageCount{})
-        if (auto free = store_->take_free(order, node)) return *free;
+    // What the unmapped cache gives back is in whole pageblocks, if it has any, but not always in buddies.
+    Result<PageCount> more{PageCount{}};
+    do {
+        block = store_->take(order, node);
+        if (block) return block;
+        more = unmapped_->shrink(PageCount{pages_of(order)});
+    } while (more && *more > PageCount{});
     return block;
 }
 

@@ -90,9 +90,9 @@ void ThreadCache::drain(PageStore& store, std::size_t count) noexcept {
     std::array<FreeBlock, k_capacity> given;
     for (std::size_t i = 0; i < count; ++i) given[i] = pages_[i].block();
     store.give(std::span{given}.first(count));
-    std::copy(pages_.begin() + static_cast<std::ptrdiff_t>(count), pages_.begin() + static_cast<std::ptrdiff_t>(count_),
-              pages_.begin());
-    count_ -= count;
+    const auto begin = pages_.begin();
+    std::copy(begin + static_cast<std::ptrdiff_t>(count), begin + static_cast<std::ptrdiff_t>(this->count()), begin);
+    set_count(this->count() - count);
 }
 
 ThreadCaches::ThreadCaches(PageStore& store) : store_{store} {
@@ -151,27 +151,23 @@ void ThreadCaches::retire(ThreadCache* cache) noexcept {
     std::erase_if(caches_, [cache](const auto& one) { return one.get() == cache; });
 }
 
-template <typename Visit>
-void ThreadCaches::with_all(Visit&& visit) noexcept {
+void ThreadCaches::drain() noexcept {
+    ThreadCache* const own = mine();  // before the lock: it may be made now
     const std::lock_guard lock{mutex_};
     for (const auto& cache : caches_) cache->owner_lock().revoke();
-    const bool taken = OwnerLock::barrier();
+    const bool all = OwnerLock::barrier();
     for (const auto& cache : caches_) {
-        if (taken) {
-            cache->owner_lock().wait_for_owner();
-            visit(*cache);
-        }
+        // Nobody is in this thread's.
+        if (all) cache->owner_lock().wait_for_owner();
+        if (all || cache.get() == own) cache->drain(store_, cache->count());
         cache->owner_lock().restore();
     }
 }
 
-void ThreadCaches::drain() noexcept {
-    with_all([this](ThreadCache& cache) { cache.drain(store_, cache.count()); });
-}
-
-PageCount ThreadCaches::pages() noexcept {
+PageCount ThreadCaches::pages() const {
     std::uint64_t sum = 0;
-    with_all([&sum](const ThreadCache& cache) { sum += cache.count(); });
+    const std::lock_guard lock{mutex_};
+    for (const auto& cache : caches_) sum += cache->count();
     return PageCount{sum};
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -42,14 +43,23 @@ public:
     };
 
     [[nodiscard]] OwnerLock& owner_lock() noexcept { return lock_; }
+    /// How many pages it has; without the lock, a moment ago.
+    [[nodiscard]] std::size_t count() const noexcept { return count_.load(std::memory_order_relaxed); }
 
     // All of these with the lock held.
-    [[nodiscard]] bool empty() const noexcept { return count_ == 0; }
-    [[nodiscard]] bool full() const noexcept { return count_ == k_capacity; }
-    [[nodiscard]] std::size_t count() const noexcept { return count_; }
+    [[nodiscard]] bool empty() const noexcept { return count() == 0; }
+    [[nodiscard]] bool full() const noexcept { return count() == k_capacity; }
     /// The page that was put last; none if the cache is empty.
-    [[nodiscard]] Entry pop() noexcept { return count_ == 0 ? Entry{} : pages_[--count_]; }
-    void push(const FreeBlock& page) noexcept { pages_[count_++] = Entry{page}; }
+    [[nodiscard]] Entry pop() noexcept {
+        if (empty()) return {};
+        const std::size_t left = count() - 1;
+        set_count(left);
+        return pages_[left];
+    }
+    void push(const FreeBlock& page) noexcept {
+        pages_[count()] = Entry{page};
+        set_count(count() + 1);
+    }
 
     /// Fills an empty cache with up to `k_batch` pages that are free in `store`.
     void refill(PageStore& store, NodeChoice node) noexcept;
@@ -57,8 +67,10 @@ public:
     void drain(PageStore& store, std::size_t count) noexcept;
 
 private:
-    OwnerLock lock_;  // protects all below; before the store's locks
-    std::size_t count_ = 0;
+    void set_count(std::size_t count) noexcept { count_.store(count, std::memory_order_relaxed); }
+
+    OwnerLock lock_;                     // protects all below; before the store's locks
+    std::atomic<std::size_t> count_{0};  // changed with the lock held
     std::array<Entry, k_capacity> pages_;
 };
 
@@ -83,7 +95,7 @@ public:
     /// allowed before, they stay with their threads.
     void drain() noexcept;
     /// Pages in all caches.
-    [[nodiscard]] PageCount pages() noexcept;
+    [[nodiscard]] PageCount pages() const;
 
 private:
     friend class ThreadExit;
@@ -97,16 +109,12 @@ private:
     [[nodiscard]] ThreadCache* make_mine();
     /// The end of a thread that has `cache`.
     void retire(ThreadCache* cache) noexcept;
-    /// Calls `visit(cache)` for each cache with all their locks held.
-    template <typename Visit>
-    void with_all(Visit&& visit) noexcept;
-
     static constinit thread_local Used last_used_;
 
     std::uint64_t id_;  // never used twice in a process: a pool that takes the place of another is not taken for it
     PageStore& store_;
     ForkGuard fork_guard_;
-    std::mutex mutex_;  // protects caches_, and who takes locks of others; before those locks
+    mutable std::mutex mutex_;  // protects caches_, and who takes locks of others; before those locks
     std::vector<std::unique_ptr<ThreadCache>> caches_;
 };
 
