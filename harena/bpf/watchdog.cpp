@@ -5,13 +5,12 @@
 #include <cerrno>
 #include <chrono>
 #include <new>
-#include <system_error>
 #include <thread>
 
+#include "harena/base/background_thread.hpp"
 #include "harena/base/fork.hpp"
 #include "harena/base/immortal.hpp"
 #include "harena/base/os/process.hpp"
-#include "harena/base/os/signal.hpp"
 
 namespace harena::bpf {
 
@@ -58,19 +57,13 @@ Result<Watchdog*> Watchdog::instance() {
     // Never destroyed: its thread runs until the process ends.
     auto* const watchdog = new (std::nothrow) Watchdog;
     if (watchdog == nullptr) return fail(ENOMEM, "no memory for the watchdog of running programs");
-    // Signals of the host are for the host's threads.
-    sigset_t all;
-    sigfillset(&all);
-    const auto before = os::thread_sigmask(SIG_SETMASK, &all);
-    try {
-        std::thread{&Watchdog::loop, watchdog}.detach();
-    } catch (const std::system_error& error) {
-        if (before) (void)os::thread_sigmask(SIG_SETMASK, &*before);
+    auto thread =
+        start_background_thread("the watchdog that ends programs over their budget", [watchdog] { watchdog->loop(); });
+    if (!thread) {
         delete watchdog;
-        return fail(error.code().value(), "cannot start the watchdog thread that ends programs over their budget: {}",
-                    error.what());
+        return pass_on(thread.error());
     }
-    if (before) (void)os::thread_sigmask(SIG_SETMASK, &*before);
+    thread->detach();
     the_watchdog.store(watchdog, std::memory_order_release);
     return watchdog;
 }

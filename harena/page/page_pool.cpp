@@ -209,6 +209,10 @@ Result<PageCount> PagePool::trim(PageCount wanted) {
     return PageCount{done->value() + (rest ? rest->value() : 0)};
 }
 
+PageCount PagePool::count() const {
+    return PageCount{store_->free_pages().value() + caches_.pages().value() + unmapped_->count().value()};
+}
+
 PagePoolStatistics PagePool::statistics() {
     const UnmappedStatistics unmapped = unmapped_->statistics();
     PagePoolStatistics out{.capacity = store_->capacity(),

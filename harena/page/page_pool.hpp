@@ -12,6 +12,7 @@
 #include "harena/page/alloc_flags.hpp"
 #include "harena/page/page_ledger.hpp"
 #include "harena/page/page_store.hpp"
+#include "harena/page/shrinker.hpp"
 #include "harena/page/thread_cache.hpp"
 
 namespace harena {
@@ -48,15 +49,13 @@ struct PagePoolStatistics {
 /// place (the direct map), except what is kept without an address (`unmapped`).
 ///
 /// Thread-safe. In a child after fork, everything is EOWNERDEAD. Kernel: mm/page_alloc.c.
-class PagePool {
+class PagePool final : public Shrinker {
 public:
     /// Errors: EINVAL (capacity or nodes), EFBIG (RLIMIT_FSIZE), ENOMEM (addresses, mappings), ENOTSUP, ENOSYS
     /// (hugetlb).
     [[nodiscard]] static Result<std::unique_ptr<PagePool>> create(const PagePoolOptions& options);
-    PagePool(const PagePool&) = delete;
-    PagePool& operator=(const PagePool&) = delete;
     /// All pages must be back, and no thread may use the pool any more. Debug builds abort otherwise.
-    ~PagePool();
+    ~PagePool() override;
 
     /// A block of 2^order pages, aligned to its size, with one reference. Errors: ENOMEM: the pool's capacity, the
     /// system's memory, or the limit of an account (named); EOWNERDEAD.
@@ -102,6 +101,10 @@ public:
     /// Gives memory of free pageblocks back to the system, after `reclaim`: `wanted` pages at most, rounded up to
     /// pageblocks. Returns how many. Errors: EOWNERDEAD, or why nothing could be given back.
     Result<PageCount> trim(PageCount wanted);
+    /// Pages that are free, here or in the unmapped cache.
+    [[nodiscard]] PageCount count() const override;
+    /// As `trim`: for a `PressureMonitor`.
+    Result<PageCount> shrink(PageCount wanted) override { return trim(wanted); }
 
     /// Exact while no other thread allocates or frees.
     [[nodiscard]] PagePoolStatistics statistics();

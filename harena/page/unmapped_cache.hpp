@@ -13,6 +13,7 @@
 #include "harena/page/alloc_flags.hpp"
 #include "harena/page/page_ledger.hpp"
 #include "harena/page/page_store.hpp"
+#include "harena/page/shrinker.hpp"
 #include "harena/page/thread_cache.hpp"
 
 namespace harena {
@@ -50,13 +51,10 @@ struct UnmappedStatistics {
 /// there are. One lock for allocation, refill and shrinking, held during their system calls: pages that a refill
 /// brought cannot be taken by others before the thread that called for it has its own. Thread-safe; kernel:
 /// unmapped_alloc.
-class UnmappedCache {
+class UnmappedCache final : public Shrinker {
 public:
     /// Of one pool. When that has no pages left, those in `caches` are brought back.
     UnmappedCache(PageStore& store, const PageLedger& ledger, ThreadCaches& caches);
-    UnmappedCache(const UnmappedCache&) = delete;
-    UnmappedCache& operator=(const UnmappedCache&) = delete;
-    ~UnmappedCache() = default;
 
     /// A block of unmapped pages. `flags.this_node` is taken as a wish. Errors: ENOMEM: the pool has no pages, an
     /// account is at its limit, or the process has too many mappings for pages to leave the direct map; ENOTSUP: a
@@ -69,10 +67,11 @@ public:
     /// Zeroes all free pages now. Errors: that of a write; then the others are still to be zeroed.
     Result<void> flush();
 
+    /// Pages that are free here.
+    [[nodiscard]] PageCount count() const override { return statistics().free; }
     /// Returns free blocks to the direct map, zeroed: `wanted` pages at most, rounded up to the last block's end. Whole
-    /// pageblocks first, then the largest blocks. Looks at no more of them than that takes. Returns how many pages; an
-    /// error only if a system call failed before the first.
-    Result<PageCount> shrink(PageCount wanted);
+    /// pageblocks first, then the largest blocks.
+    Result<PageCount> shrink(PageCount wanted) override;
 
     [[nodiscard]] UnmappedStatistics statistics() const;
 
