@@ -192,6 +192,42 @@ Page* PagePool::page_at(const void* address) const noexcept {
     return page(Pfn{static_cast<std::uint32_t>(offset / k_page_size)});
 }
 
+const Page* PagePool::block_of(const Page* page) const noexcept {
+    const auto pfn = store_->pages().find(page);
+    if (!pfn) return nullptr;
+    for (std::uint8_t k = 0; k <= k_max_order.value(); ++k) {
+        const Page& first = store_->pages()[Pfn{pfn->value() & ~(pages_of(Order{k}) - 1)}];
+        const PageWord word = first.load();
+        if (word.state == PageState::allocated && word.order.value() >= k) return &first;
+    }
+    return nullptr;
+}
+
+Result<void> PagePool::write(const Page* block, std::uint64_t offset, std::span<const std::byte> bytes) {
+    if (offset > bytes_of(block->order()) || bytes.size() > bytes_of(block->order()) - offset)
+        return fail(ERANGE, "{} bytes at {} of a block of {}", bytes.size(), offset, bytes_of(block->order()));
+    for (std::size_t done = 0; done < bytes.size();) {
+        const auto written =
+            os::pwrite(fd(), bytes.data() + done, bytes.size() - done, byte_offset(pfn(block)) + offset + done);
+        if (!written && written.error().code == EINTR) continue;
+        if (!written) return os::fail_with(written.error(), "cannot write to a page through the pool's file");
+        done += *written;
+    }
+    return {};
+}
+
+Result<void> PagePool::read(const Page* page, std::uint64_t offset, std::span<std::byte> bytes) const {
+    for (std::size_t done = 0; done < bytes.size();) {
+        const auto got =
+            os::pread(fd(), bytes.data() + done, bytes.size() - done, byte_offset(pfn(page)) + offset + done);
+        if (!got && got.error().code == EINTR) continue;
+        if (!got) return os::fail_with(got.error(), "cannot read a page through the pool's file");
+        if (*got == 0) return fail(ERANGE, "the pool's file ends at page {}", pfn(page).value());
+        done += *got;
+    }
+    return {};
+}
+
 Result<PageCount> PagePool::reclaim(PageCount wanted) {
     HARENA_CHECK_OK(fork_guard_.check("the page pool"));
     caches_.drain();

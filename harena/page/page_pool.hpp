@@ -84,6 +84,15 @@ public:
     [[nodiscard]] Pfn pfn(const Page* page) const noexcept { return store_->pages().pfn_of(*page); }
     /// The descriptor of page `pfn`, which is below the capacity.
     [[nodiscard]] Page* page(Pfn pfn) const noexcept { return &store_->pages()[pfn]; }
+    /// The first page of the allocated block that `page` is in, at some moment; null if it is in none, or not a page of
+    /// this pool. Thread-safe.
+    [[nodiscard]] const Page* block_of(const Page* page) const noexcept;
+    /// The NUMA node that the memory of page `pfn` was wanted on.
+    [[nodiscard]] unsigned node(Pfn pfn) const noexcept { return store_->pageblock(pfn).node; }
+    /// Copies bytes to or from an allocated block through the pool's file: it needs no address. Errors: ERANGE (more
+    /// than the block has), EIO, ENOMEM.
+    Result<void> write(const Page* block, std::uint64_t offset, std::span<const std::byte> bytes);
+    Result<void> read(const Page* page, std::uint64_t offset, std::span<std::byte> bytes) const;
     /// The descriptor of the page at `address`; null if that is not in the direct map.
     [[nodiscard]] Page* page_at(const void* address) const noexcept;
 

@@ -112,6 +112,13 @@ SysResult<std::size_t> write_zeros(int fd, std::size_t length, std::uint64_t off
     return static_cast<std::size_t>(written);
 }
 
+SysResult<std::size_t> pread(int fd, void* bytes, std::size_t length, std::uint64_t offset) noexcept {
+    if (const int error = detail::injected(Call::read)) return sys_fail(error);
+    const ssize_t got = ::pread(fd, bytes, length, static_cast<off_t>(offset));
+    if (got < 0) return sys_fail(errno);
+    return static_cast<std::size_t>(got);
+}
+
 SysResult<std::size_t> pwrite(int fd, const void* bytes, std::size_t length, std::uint64_t offset) noexcept {
     if (const int error = detail::injected(Call::pwrite)) return sys_fail(error);
     const ssize_t written = ::pwrite(fd, bytes, length, static_cast<off_t>(offset));

@@ -39,6 +39,7 @@ SysResult<void> punch_hole(int fd, std::uint64_t offset, std::uint64_t length) n
 SysResult<void> allocate_range(int fd, std::uint64_t offset, std::uint64_t length) noexcept;
 [[nodiscard]] SysResult<std::size_t> pwrite(int fd, const void* bytes, std::size_t length,
                                             std::uint64_t offset) noexcept;
+[[nodiscard]] SysResult<std::size_t> pread(int fd, void* bytes, std::size_t length, std::uint64_t offset) noexcept;
 /// Writes zeros, at most 2 MiB a call. Returns how many.
 [[nodiscard]] SysResult<std::size_t> write_zeros(int fd, std::size_t length, std::uint64_t offset) noexcept;
 

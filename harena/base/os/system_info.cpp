@@ -35,6 +35,11 @@ std::string kernel_release() {
     return ::uname(&names) == 0 ? names.release : "unknown";
 }
 
+std::uint64_t memory_pages() noexcept {
+    const long pages = ::sysconf(_SC_PHYS_PAGES);
+    return pages > 0 ? static_cast<std::uint64_t>(pages) : 0;
+}
+
 SysResult<void> try_memfd_secret() noexcept { return made_and_closed(::syscall(k_memfd_secret, 0U)); }
 
 SysResult<void> try_kernel_arena() noexcept {

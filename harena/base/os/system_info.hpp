@@ -11,6 +11,9 @@ namespace harena::os {
 /// The running kernel's release, such as "6.1.0-18-amd64".
 [[nodiscard]] std::string kernel_release();
 
+/// How many pages of memory the machine has.
+[[nodiscard]] std::uint64_t memory_pages() noexcept;
+
 /// Makes a memfd_secret and closes it. Errors: ENOSYS (switched off at boot, or older than Linux 5.14), EPERM.
 SysResult<void> try_memfd_secret() noexcept;
 

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "harena/vm/area_table.hpp"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <utility>
+
+#include "harena/base/os/memory.hpp"
+#include "harena/base/page_math.hpp"
+
+namespace harena {
+
+namespace {
+
+// Entry 0 is the header's.
+constexpr std::uint64_t k_bytes =
+    (std::uint64_t{AreaTable::k_capacity} + 1) * sizeof(AreaTable::Entry) / k_page_size * k_page_size + k_page_size;
+
+template <std::size_t Size>
+void copy_text(std::array<char, Size>& to, std::string_view text) noexcept {
+    // The end of a long path says more than its begin.
+    if (text.size() >= Size) text.remove_prefix(text.size() - (Size - 1));
+    std::ranges::copy(text, to.begin());
+}
+
+template <std::size_t Size>
+std::string_view text_of(const std::array<char, Size>& text) noexcept {
+    return {text.data(), static_cast<std::size_t>(std::ranges::find(text, '\0') - text.begin())};
+}
+
+}  // namespace
+
+Result<std::unique_ptr<AreaTable>> AreaTable::create(const std::byte* base, std::uint64_t bytes) {
+    const auto limit = os::getrlimit(RLIMIT_FSIZE);
+    if (limit && *limit < k_bytes)
+        return fail(EFBIG,
+                    "the file of a space's areas needs {} bytes and the limit RLIMIT_FSIZE is {}; raise it (ulimit -f)",
+                    k_bytes, *limit);
+    auto file = os::memfd_create(k_file_name);
+    if (!file) return os::fail_with(file.error(), "cannot create the file of a space's areas");
+    if (const auto sized = os::ftruncate(file->get(), k_bytes); !sized)
+        return os::fail_with(sized.error(), "cannot size the file of a space's areas");
+    if (const auto sealed = os::add_seals(file->get(), F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL); !sealed)
+        return os::fail_with(sealed.error(), "cannot seal the file of a space's areas");
+    const auto mapped = os::mmap(nullptr, k_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, file->get(), 0);
+    if (!mapped) return os::fail_with(mapped.error(), "cannot map the file of a space's areas");
+    std::unique_ptr<AreaTable> table{new AreaTable{*std::move(file), *mapped}};
+    HARENA_TRY(NotInherited not_inherited, NotInherited::of(*mapped, k_bytes));
+    table->not_inherited_.emplace(std::move(not_inherited));
+    table->header_->base = reinterpret_cast<std::uint64_t>(base);
+    table->header_->bytes = bytes;
+    table->header_->magic = k_magic;
+    return table;
+}
+
+AreaTable::AreaTable(os::FileDescriptor file, void* memory) noexcept
+    : file_{std::move(file)}, header_{static_cast<Header*>(memory)}, entries_{static_cast<Entry*>(memory)} {}
+
+AreaTable::~AreaTable() {
+    not_inherited_.reset();
+    (void)os::munmap(header_, k_bytes);
+}
+
+Result<std::uint32_t> AreaTable::take() {
+    if (!unused_.empty()) {
+        const std::uint32_t number = unused_.back();
+        unused_.pop_back();
+        return number;
+    }
+    const std::uint32_t number = end();
+    if (number > k_capacity) return fail(ENOMEM, "a space has {} areas at most", k_capacity);
+    unused_.reserve(number);  // so that `give` needs no memory
+    header_->used.store(number, std::memory_order_release);
+    return number;
+}
+
+void AreaTable::give(std::uint32_t number) noexcept {
+    entries_[number].record.store({});
+    unused_.push_back(number);
+}
+
+AreaOrigin AreaTable::origin_of(std::string_view name, const std::source_location& where) noexcept {
+    AreaOrigin origin;
+    copy_text(origin.name, name);
+    copy_text(origin.file, where.file_name());
+    origin.line = where.line();
+    return origin;
+}
+
+VmAreaInfo AreaTable::info_of(const AreaRecord& record, const AreaOrigin& origin, std::uint64_t pages) {
+    return {.begin = reinterpret_cast<std::byte*>(record.begin),
+            .bytes = record.bytes,
+            .guard_bytes = record.guard_bytes,
+            .kind = record.kind,
+            .unpurged = record.state == AreaState::unpurged,
+            .user = record.user != 0,
+            .exec = record.exec != 0,
+            .pages = pages,
+            .file_offset = record.file_offset,
+            .where = fmt::format("{}:{}", text_of(origin.file), origin.line),
+            .name = std::string{text_of(origin.name)}};
+}
+
+}  // namespace harena

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "harena/vm/range_tree.hpp"
+
+#include <algorithm>
+
+#include "harena/base/page_math.hpp"
+
+namespace harena {
+
+namespace {
+
+/// A number that looks random, of an address: the finaliser of SplitMix64.
+std::uint64_t priority(std::uint64_t begin) noexcept {
+    begin = (begin ^ (begin >> 30)) * 0xbf58'476d'1ce4'e5b9;
+    begin = (begin ^ (begin >> 27)) * 0x94d0'49bb'1331'11eb;
+    return begin ^ (begin >> 31);
+}
+
+/// The first multiple of `alignment` in a range from which `pages` are left, if there is one.
+std::optional<std::uint64_t> place(std::uint64_t begin, std::uint64_t available, std::uint64_t pages,
+                                   std::uint64_t alignment) noexcept {
+    const std::uint64_t first = align_up(begin, alignment);
+    if (first - begin > available || available - (first - begin) < pages) return std::nullopt;
+    return first;
+}
+
+}  // namespace
+
+RangeTree::RangeTree(std::uint64_t pages) : free_pages_{0} { give(VmPage{0}, pages); }
+
+std::optional<VmPage> RangeTree::take(std::uint64_t pages, std::uint64_t alignment) {
+    // Down to the lowest range that is large enough. Where the alignment makes it too small, on to the next one: the
+    // path's right branches are still to be looked at.
+    path_.clear();
+    Index node = root_;
+    for (;;) {
+        while (node != k_none && nodes_[node].largest >= pages) {
+            path_.push_back(node);
+            node = nodes_[node].left;
+        }
+        if (path_.empty()) return std::nullopt;
+        const Index candidate = path_.back();
+        path_.pop_back();
+        const Node range = nodes_[candidate];
+        if (const auto first = place(range.begin, range.pages, pages, alignment)) {
+            free_pages_ -= pages;
+            const std::uint64_t end = range.begin + range.pages;
+            remove(range.begin);
+            if (*first > range.begin) insert(range.begin, *first - range.begin);
+            if (*first + pages < end) insert(*first + pages, end - *first - pages);
+            return VmPage{*first};
+        }
+        node = range.right;
+    }
+}
+
+void RangeTree::give(VmPage first, std::uint64_t pages) {
+    free_pages_ += pages;
+    std::uint64_t begin = first.value();
+    std::uint64_t end = begin + pages;
+    if (const auto before = ending_at(begin)) begin -= remove(*before);
+    if (has(end)) end += remove(end);
+    insert(begin, end - begin);
+}
+
+std::optional<std::uint64_t> RangeTree::ending_at(std::uint64_t end) const noexcept {
+    for (Index node = root_; node != k_none;) {
+        const Node& range = nodes_[node];
+        if (range.begin < end) {
+            if (range.begin + range.pages == end) return range.begin;
+            node = range.right;
+        } else {
+            node = range.left;
+        }
+    }
+    return std::nullopt;
+}
+
+bool RangeTree::has(std::uint64_t begin) const noexcept {
+    Index node = root_;
+    while (node != k_none && nodes_[node].begin != begin)
+        node = begin < nodes_[node].begin ? nodes_[node].left : nodes_[node].right;
+    return node != k_none;
+}
+
+void RangeTree::update(Index node) noexcept {
+    Node& range = nodes_[node];
+    range.largest = std::max({range.pages, largest_of(range.left), largest_of(range.right)});
+}
+
+RangeTree::Index RangeTree::make(std::uint64_t begin, std::uint64_t pages) {
+    const Node node{.begin = begin, .pages = pages, .largest = pages, .left = k_none, .right = k_none};
+    if (unused_.empty()) {
+        nodes_.push_back(node);
+        unused_.reserve(nodes_.capacity());  // so that `remove` needs no memory
+        return static_cast<Index>(nodes_.size() - 1);
+    }
+    const Index index = unused_.back();
+    unused_.pop_back();
+    nodes_[index] = node;
+    return index;
+}
+
+void RangeTree::split(Index tree, std::uint64_t begin, Index& below, Index& others) noexcept {
+    if (tree == k_none) {
+        below = others = k_none;
+        return;
+    }
+    if (nodes_[tree].begin < begin) {
+        below = tree;
+        split(nodes_[tree].right, begin, nodes_[tree].right, others);
+    } else {
+        others = tree;
+        split(nodes_[tree].left, begin, below, nodes_[tree].left);
+    }
+    update(tree);
+}
+
+RangeTree::Index RangeTree::join(Index below, Index above) noexcept {
+    if (below == k_none) return above;
+    if (above == k_none) return below;
+    if (priority(nodes_[below].begin) > priority(nodes_[above].begin)) {
+        nodes_[below].right = join(nodes_[below].right, above);
+        update(below);
+        return below;
+    }
+    nodes_[above].left = join(below, nodes_[above].left);
+    update(above);
+    return above;
+}
+
+void RangeTree::insert(std::uint64_t begin, std::uint64_t pages) {
+    const Index node = make(begin, pages);
+    // Down to where its priority puts it; all above learn of its size.
+    Index* link = &root_;
+    while (*link != k_none && priority(nodes_[*link].begin) >= priority(begin)) {
+        Node& above = nodes_[*link];
+        above.largest = std::max(above.largest, pages);
+        link = begin < above.begin ? &above.left : &above.right;
+    }
+    split(*link, begin, nodes_[node].left, nodes_[node].right);
+    update(node);
+    *link = node;
+}
+
+std::uint64_t RangeTree::remove(std::uint64_t begin) {
+    path_.clear();
+    Index* link = &root_;
+    while (nodes_[*link].begin != begin) {
+        path_.push_back(*link);
+        link = begin < nodes_[*link].begin ? &nodes_[*link].left : &nodes_[*link].right;
+    }
+    const Index node = *link;
+    *link = join(nodes_[node].left, nodes_[node].right);
+    for (auto above = path_.rbegin(); above != path_.rend(); ++above) update(*above);
+    unused_.push_back(node);
+    return nodes_[node].pages;
+}
+
+}  // namespace harena

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "harena/base/types.hpp"
+
+namespace harena {
+
+/// Pages of an address space, counted from its begin.
+using VmPage = StrongNumber<struct VmPageTag, std::uint64_t>;
+
+/// The free ranges of an address space: a search tree by address in which each node knows the largest range below it,
+/// so that the lowest range of a size is found in O(log n). Adjoining ranges merge.
+///
+/// A treap: each node has a pseudo-random priority, made of its address, that is above those of its children; so the
+/// tree is as deep as a random one, whatever the order of operations. Not thread-safe. Kernel: free_vmap_area_root.
+class RangeTree {
+public:
+    /// All of [0, pages) is free.
+    explicit RangeTree(std::uint64_t pages);
+
+    /// Takes the lowest `pages` (not 0) adjoining pages, the first a multiple of `alignment`, a power of two.
+    [[nodiscard]] std::optional<VmPage> take(std::uint64_t pages, std::uint64_t alignment = 1);
+    /// Gives [first, first + pages) back, none of which is free.
+    void give(VmPage first, std::uint64_t pages);
+
+    [[nodiscard]] std::uint64_t free_pages() const noexcept { return free_pages_; }
+    [[nodiscard]] std::uint64_t largest() const noexcept { return root_ == k_none ? 0 : nodes_[root_].largest; }
+    [[nodiscard]] std::size_t ranges() const noexcept { return nodes_.size() - unused_.size(); }
+
+private:
+    using Index = std::uint32_t;
+    static constexpr Index k_none = ~Index{0};
+
+    struct Node {
+        std::uint64_t begin;
+        std::uint64_t pages;
+        std::uint64_t largest;  // of this range and all below
+        Index left;
+        Index right;
+    };
+
+    [[nodiscard]] std::uint64_t largest_of(Index node) const noexcept {
+        return node == k_none ? 0 : nodes_[node].largest;
+    }
+    void update(Index node) noexcept;
+    [[nodiscard]] Index make(std::uint64_t begin, std::uint64_t pages);
+    /// Splits a tree in ranges below `begin` and others.
+    void split(Index tree, std::uint64_t begin, Index& below, Index& others) noexcept;
+    /// One tree of two, all ranges of the first of which are below those of the second.
+    [[nodiscard]] Index join(Index below, Index above) noexcept;
+    void insert(std::uint64_t begin, std::uint64_t pages);
+    /// Removes the range that begins at `begin`; its length.
+    std::uint64_t remove(std::uint64_t begin);
+    /// The begin of the range that ends at `end`, if one does; whether one begins at `begin`.
+    [[nodiscard]] std::optional<std::uint64_t> ending_at(std::uint64_t end) const noexcept;
+    [[nodiscard]] bool has(std::uint64_t begin) const noexcept;
+
+    std::vector<Node> nodes_;
+    std::vector<Index> unused_;
+    std::vector<Index> path_;  // from the root to where a search is; kept for its memory
+    Index root_ = k_none;
+    std::uint64_t free_pages_;
+};
+
+}  // namespace harena

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+// Sparse areas: pages come and go inside of them.
+#include <algorithm>
+#include <cerrno>
+
+#include "harena/base/os/system_info.hpp"
+#include "harena/vm/vm_space.hpp"
+
+namespace harena {
+
+Result<VmSpace::Pages> VmSpace::check_range(const VmArea* area, const void* start, const void* end) const {
+    HARENA_CHECK_OK(fork_guard_.check("the address space"));
+    if (!owns(area) || area->kind_ != VmKind::sparse || area->guard_pages_ == 0)
+        return fail(EINVAL, "not a sparse area with a guard");
+    const auto from = reinterpret_cast<std::uint64_t>(start);
+    const auto to = reinterpret_cast<std::uint64_t>(end);
+    if (!is_aligned(from, k_page_size) || !is_aligned(to, k_page_size))
+        return fail(EINVAL, "from {} to {}: not addresses of pages", fmt::ptr(start), fmt::ptr(end));
+    // An end before the start is a very long range, as in Linux.
+    const std::uint64_t count = (to - from) / k_page_size;
+    const std::uint64_t machine = os::memory_pages();
+    if (count > machine) return fail(E2BIG, "{} pages: the machine has {}", count, machine);
+    const auto begin = reinterpret_cast<std::uint64_t>(area->begin_);
+    if (from < begin || to > begin + area->bytes())
+        return fail(ERANGE, "from {} to {}: the area is from {} to {}", fmt::ptr(start), fmt::ptr(end),
+                    fmt::ptr(area->begin_), fmt::ptr(area->begin_ + area->bytes()));
+    return Pages{.first = (from - begin) / k_page_size, .count = count};
+}
+
+Result<void> VmSpace::map_pages(VmArea* area, const void* start, const void* end, std::span<Page* const> pages) {
+    const std::lock_guard lock{mutex_};
+    HARENA_TRY(const Pages range, check_range(area, start, end));
+    if (pages.size() != range.count) return fail(EINVAL, "{} pages for a range of {}", pages.size(), range.count);
+    const auto table = std::span{area->table_}.subspan(range.first, range.count);
+    if (const auto taken = std::ranges::find_if(table, [](std::uint32_t entry) { return entry != 0; });
+        taken != table.end())
+        return fail(EBUSY, "page {} of the area is mapped already",
+                    range.first + static_cast<std::uint64_t>(taken - table.begin()));
+    HARENA_CHECK_OK(check_pages(pages, ENOMEM));
+    for (std::uint64_t i = 0; i < range.count; ++i) {
+        table[i] = pool_->pfn(pages[i]).value() + 1;
+        area->has_unmapped_ |= pool_->block_of(pages[i])->unmapped();
+    }
+    auto mapped = map_table(*area, range.first, range.count, VmProtection::read_write, false);
+    if (!mapped) std::ranges::fill(table, 0U);
+    return mapped;
+}
+
+Result<void> VmSpace::unmap_pages(VmArea* area, const void* start, const void* end) {
+    const std::lock_guard lock{mutex_};
+    HARENA_TRY(const Pages range, check_range(area, start, end));
+    const auto table = std::span{area->table_}.subspan(range.first, range.count);
+    const auto mapped =
+        static_cast<std::uint64_t>(std::ranges::count_if(table, [](std::uint32_t entry) { return entry != 0; }));
+    if (mapped == 0) return {};
+    HARENA_CHECK_OK(map_nothing(page_of(start), range.count));
+    std::ranges::fill(table, 0U);
+    (*records_)[area->number_].pages.fetch_sub(mapped, std::memory_order_relaxed);
+    return {};
+}
+
+}  // namespace harena

@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: Apache-2.0
+// vmap, vmalloc, ioremap: areas that are mapped whole.
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <bit>
+#include <cerrno>
+#include <new>
+#include <utility>
+
+#include "harena/base/os/memory.hpp"
+#include "harena/page/unmapped_cache.hpp"
+#include "harena/vm/vm_space.hpp"
+
+namespace harena {
+
+namespace {
+
+int protection_of(VmProtection protection) noexcept {
+    return protection == VmProtection::read ? PROT_READ : PROT_READ | PROT_WRITE;
+}
+
+}  // namespace
+
+Result<void> VmSpace::check_pages(std::span<Page* const> pages, int code_of_null) const {
+    if (pool_ == nullptr) return fail(EINVAL, "this space has no pool: no pages can be mapped in it");
+    for (std::size_t i = 0; i < pages.size(); ++i) {
+        if (pages[i] == nullptr) return fail(code_of_null, "page {} of {} is null", i, pages.size());
+        if (pool_->block_of(pages[i]) == nullptr)
+            return fail(EINVAL, "page {} of {} is not an allocated page of the space's pool", i, pages.size());
+    }
+    return {};
+}
+
+Result<void> VmSpace::map_table(VmArea& area, std::uint64_t first, std::uint64_t count, VmProtection protection,
+                                bool populate) {
+    const int flags = MAP_SHARED | MAP_FIXED | (populate ? MAP_POPULATE : 0);
+    for (std::uint64_t i = first; i < first + count;) {
+        // Pages whose numbers adjoin are one mapping.
+        std::uint64_t run = 1;
+        while (i + run < first + count && area.table_[i + run] == area.table_[i] + run) ++run;
+        std::byte* const at = area.begin_ + i * k_page_size;
+        const Pfn pfn{area.table_[i] - 1};
+        const auto mapped =
+            os::mmap(at, run * k_page_size, protection_of(protection), flags, pool_->fd(), byte_offset(pfn));
+        if (!mapped) {
+            if (i > first) (void)map_nothing(page_of(area.begin_ + first * k_page_size), i - first);
+            return os::fail_with(mapped.error(), fmt::format("cannot map {} pages at {}: the process may have as many "
+                                                             "mappings as vm.max_map_count allows",
+                                                             run, fmt::ptr(at)));
+        }
+        i += run;
+    }
+    (*records_)[area.number_].pages.fetch_add(count, std::memory_order_relaxed);
+    return {};
+}
+
+Result<void*> VmSpace::map_new(std::span<Page* const> pages, VmKind kind, VmProtection protection,
+                               const VmAreaOptions& options) {
+    if (pages.empty()) return fail(EINVAL, "no pages to map");
+    const std::lock_guard lock{mutex_};
+    HARENA_CHECK_OK(check_pages(pages, EINVAL));
+    HARENA_TRY(VmArea* const area, make_area(pages.size(), kind, options));
+    Result<void> mapped;
+    try {
+        area->table_.reserve(pages.size());
+        for (const Page* const page : pages) {
+            area->table_.push_back(pool_->pfn(page).value() + 1);
+            area->has_unmapped_ |= pool_->block_of(page)->unmapped();
+        }
+        mapped = map_table(*area, 0, pages.size(), protection, true);
+    } catch (const std::bad_alloc&) {
+        mapped = fail(ENOMEM, "no memory for the list of {} pages", pages.size());
+    }
+    if (mapped) return area->begin_;
+    (void)retire(*area);  // nothing is mapped: its addresses are free
+    return pass_on(mapped.error());
+}
+
+Result<void*> VmSpace::vmap(std::span<Page* const> pages, VmProtection protection, const VmAreaOptions& options) {
+    HARENA_CHECK_OK(fork_guard_.check("the address space"));
+    return map_new(pages, VmKind::map, protection, options);
+}
+
+Result<void> VmSpace::vunmap(const void* address) { return free_at(address, {VmKind::map}, "a vmap"); }
+
+Result<std::vector<Page*>> VmSpace::take_blocks(std::uint64_t pages, bool zero, const VmallocOptions& options) {
+    const AllocFlags flags{.no_zero = !zero, .account = options.account};
+    std::vector<Page*> blocks;
+    try {
+        blocks.reserve(pages);
+        for (std::uint64_t left = pages; left > 0;) {
+            // Large blocks where there are any: fewer mappings.
+            auto order = static_cast<std::uint8_t>(std::bit_width(left) - 1);
+            order = std::min(order, k_pageblock_order.value());
+            Result<Page*> block = fail(ENOMEM, "");
+            for (;; --order) {
+                block = options.unmapped ? pool_->unmapped().unmapped_pages_alloc(Order{order}, flags)
+                                         : pool_->alloc_pages(Order{order}, flags);
+                if (block || order == 0 || block.error().code() != ENOMEM) break;
+            }
+            if (!block) {
+                free_blocks(blocks);
+                return pass_on(block.error());
+            }
+            blocks.push_back(*block);
+            left -= pages_of(Order{order});
+        }
+    } catch (const std::bad_alloc&) {
+        free_blocks(blocks);
+        return fail(ENOMEM, "no memory for the list of {} pages", pages);
+    }
+    return blocks;
+}
+
+void VmSpace::free_blocks(std::span<Page* const> blocks) const {
+    for (Page* const block : blocks) (void)pool_->free_pages(block, block->order());
+}
+
+Result<void*> VmSpace::allocate(std::uint64_t bytes, bool zero, std::optional<std::span<const std::byte>> sealed,
+                                const VmallocOptions& options) {
+    HARENA_CHECK_OK(fork_guard_.check("the address space"));
+    if (pool_ == nullptr) return fail(EINVAL, "this space has no pool to allocate from");
+    if (bytes == 0) return fail(EINVAL, "an allocation of 0 bytes");
+    if (bytes > bytes_) return fail(ENOMEM, "{} bytes in a space of {}", bytes, bytes_);
+    const std::uint64_t pages = pages_for(bytes).value();
+    HARENA_TRY(std::vector<Page*> blocks, take_blocks(pages, zero, options));
+    if (sealed) {
+        // Through the file: there is no address to write to, and never was.
+        std::span<const std::byte> left = *sealed;
+        for (const Page* const block : blocks) {
+            const auto part = left.first(std::min<std::size_t>(left.size(), bytes_of(block->order())));
+            if (auto written = pool_->write(block, 0, part); !written) {
+                free_blocks(blocks);
+                return pass_on(written.error());
+            }
+            left = left.subspan(part.size());
+        }
+    }
+    const std::lock_guard lock{mutex_};
+    auto area = make_area(pages, VmKind::alloc, {.name = options.name, .where = options.where});
+    Result<void> mapped = area ? Result<void>{} : pass_on(area.error());
+    if (area) {
+        try {
+            (*area)->table_.reserve(pages);
+            for (const Page* const block : blocks)
+                for (std::uint32_t i = 0; i < pages_of(block->order()); ++i)
+                    (*area)->table_.push_back(pool_->pfn(block).value() + i + 1);
+            mapped = map_table(**area, 0, pages, sealed ? VmProtection::read : VmProtection::read_write, true);
+        } catch (const std::bad_alloc&) {
+            mapped = fail(ENOMEM, "no memory for the list of {} pages", pages);
+        }
+        if (!mapped) (void)retire(**area);  // nothing is mapped: its addresses are free
+    }
+    if (!mapped) {
+        free_blocks(blocks);
+        return pass_on(mapped.error());
+    }
+    (*area)->has_unmapped_ = options.unmapped;
+    (*area)->blocks_ = std::move(blocks);
+    return (*area)->begin_;
+}
+
+Result<void*> VmSpace::vmalloc(std::uint64_t bytes, const VmallocOptions& options) {
+    return allocate(bytes, false, std::nullopt, options);
+}
+
+Result<void*> VmSpace::vzalloc(std::uint64_t bytes, const VmallocOptions& options) {
+    return allocate(bytes, true, std::nullopt, options);
+}
+
+Result<const void*> VmSpace::vmalloc_sealed(std::span<const std::byte> contents, const VmallocOptions& options) {
+    VmallocOptions unmapped = options;
+    unmapped.unmapped = true;
+    // Zeroed, since the last page is not filled.
+    HARENA_TRY(void* const sealed, allocate(contents.size(), true, contents, unmapped));
+    return static_cast<const void*>(sealed);
+}
+
+Result<void> VmSpace::vfree(const void* address) { return free_at(address, {VmKind::alloc}, "a vmalloc"); }
+
+Result<void*> VmSpace::ioremap(int fd, std::uint64_t offset, std::uint64_t bytes, VmProtection protection,
+                               const VmAreaOptions& options) {
+    HARENA_CHECK_OK(fork_guard_.check("the address space"));
+    if (bytes == 0 || !is_aligned(offset, k_page_size))
+        return fail(EINVAL, "{} bytes at offset {} of a file: not 0, and from a multiple of {} on", bytes, offset,
+                    k_page_size);
+    if (bytes > bytes_) return fail(ENOMEM, "{} bytes in a space of {}", bytes, bytes_);
+    const std::lock_guard lock{mutex_};
+    HARENA_TRY(VmArea* const area, make_area(pages_for(bytes).value(), VmKind::ioremap, options));
+    const auto mapped =
+        os::mmap(area->begin_, area->bytes(), protection_of(protection), MAP_SHARED | MAP_FIXED, fd, offset);
+    if (!mapped) {
+        (void)retire(*area);
+        return os::fail_with(mapped.error(), fmt::format("cannot map {} bytes of the file", bytes));
+    }
+    AreaTable::Entry& entry = (*records_)[area->number_];
+    auto record = entry.record.try_load().value_or(AreaRecord{});
+    record.file_offset = offset;
+    entry.record.store(record);
+    entry.pages.store(area->pages_, std::memory_order_relaxed);
+    return area->begin_;
+}
+
+Result<void> VmSpace::iounmap(const void* address) { return free_at(address, {VmKind::ioremap}, "an ioremap"); }
+
+Result<void> VmSpace::read(void* to, const void* address, std::uint64_t bytes) {
+    HARENA_CHECK_OK(fork_guard_.check("the address space"));
+    const std::uint64_t offset = static_cast<std::uint64_t>(static_cast<const std::byte*>(address) - base_);
+    if (offset > bytes_ || bytes > bytes_ - offset)
+        return fail(ERANGE, "{} bytes at {} are not in the space", bytes, fmt::ptr(address));
+    // Page by page, each with the lock: nothing is unmapped or freed while it is read, and nobody waits for long.
+    auto* out = static_cast<std::byte*>(to);
+    for (std::uint64_t at = offset; at < offset + bytes;) {
+        const std::uint64_t part = std::min(offset + bytes - at, k_page_size - at % k_page_size);
+        const std::lock_guard lock{mutex_};
+        const AreaIndex::Number number = index_.find(VmPage{at / k_page_size});
+        const Page* page = nullptr;
+        if (number != AreaIndex::k_none && areas_[number].kind_ != VmKind::sparse) {
+            const VmArea& area = areas_[number];
+            const std::uint64_t i = (at - static_cast<std::uint64_t>(area.begin_ - base_)) / k_page_size;
+            if (i < area.table_.size() && area.table_[i] != 0) page = pool_->page(Pfn{area.table_[i] - 1});
+        }
+        // What its owner has freed without unmapping it is somebody else's now.
+        if (page != nullptr && pool_->block_of(page) != nullptr) {
+            HARENA_CHECK_OK(pool_->read(page, at % k_page_size, {out, part}));
+        } else {
+            std::fill_n(out, part, std::byte{0});
+        }
+        out += part;
+        at += part;
+    }
+    return {};
+}
+
+}  // namespace harena

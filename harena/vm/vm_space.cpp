@@ -1,0 +1,317 @@
+// SPDX-License-Identifier: Apache-2.0
+// Areas: what a space is made of. What is mapped in them is in vm_pages.cpp, sparse.cpp and vm_ram.cpp.
+#include "harena/vm/vm_space.hpp"
+
+#include <sys/mman.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <new>
+#include <utility>
+
+#include "harena/base/os/memory.hpp"
+#include "harena/vm/vmallocinfo.hpp"
+
+namespace harena {
+
+namespace {
+
+constexpr std::uint64_t k_max_bytes = 64 * 1024 * k_gib;
+// What may wait to be unmapped: about what unmapping together saves, and not more than is worth it.
+constexpr std::size_t k_max_unpurged = 64;
+constexpr std::uint64_t k_max_unpurged_pages = 8192;
+constexpr int k_reservation = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+
+}  // namespace
+
+Result<std::unique_ptr<VmSpace>> VmSpace::create(const VmSpaceOptions& options) {
+    if (options.bytes == 0 || options.bytes > k_max_bytes)
+        return fail(EINVAL, "a space of {} bytes: it takes 1 to {}", options.bytes, k_max_bytes);
+    const std::uint64_t bytes = align_up(options.bytes, k_huge_page_size);
+    const auto reserved = os::mmap(nullptr, bytes, PROT_NONE, k_reservation, -1, 0);
+    if (!reserved) {
+        const auto limit = os::getrlimit(RLIMIT_AS);
+        const bool limited = limit && *limit != RLIM_INFINITY;
+        return os::fail_with(reserved.error(), fmt::format("cannot reserve {} bytes of addresses{}", bytes,
+                                                           limited ? fmt::format(" (RLIMIT_AS is {})", *limit) : ""));
+    }
+    auto* const base = static_cast<std::byte*>(*reserved);
+    auto table = AreaTable::create(base, bytes);
+    auto not_inherited = NotInherited::of(base, bytes);
+    if (!table || !not_inherited) {
+        (void)os::munmap(base, bytes);
+        return pass_on(table ? not_inherited.error() : table.error());
+    }
+    std::unique_ptr<VmSpace> space{new VmSpace{base, bytes, options.pool, *std::move(table)}};
+    space->not_inherited_.emplace(*std::move(not_inherited));
+    // What is mapped here changes all the time. A child has the reservation over it in any case; advice for each mapping
+    // would cost a call more each, and keep those apart that could be one.
+    (void)os::madvise(base, bytes, MADV_DOFORK);
+    return space;
+}
+
+VmSpace::VmSpace(std::byte* base, std::uint64_t bytes, PagePool* pool, std::unique_ptr<AreaTable> table)
+    : base_{base},
+      bytes_{bytes},
+      pool_{pool},
+      records_{std::move(table)},
+      index_{bytes / k_page_size},
+      free_{bytes / k_page_size},
+      areas_(1) {}
+
+VmSpace::~VmSpace() {
+    not_inherited_.reset();
+    (void)os::munmap(base_, bytes_);
+    if (fork_guard_.owner_dead()) return;
+    for (const VmArea& area : areas_) free_blocks(area.blocks_);
+    for (const Unpurged& range : unpurged_) free_blocks(range.blocks);
+}
+
+bool VmSpace::contains(const void* address) const noexcept {
+    return static_cast<std::uint64_t>(static_cast<const std::byte*>(address) - base_) < bytes_;
+}
+
+Result<VmArea*> VmSpace::get_vm_area(std::uint64_t bytes, VmKind kind, const VmAreaOptions& options) {
+    HARENA_CHECK_OK(fork_guard_.check("the address space"));
+    if (bytes == 0) return fail(EINVAL, "an area of 0 bytes");
+    if (bytes > bytes_) return fail(ENOMEM, "an area of {} bytes in a space of {}", bytes, bytes_);
+    if (kind == VmKind::sparse && options.no_guard) return fail(EINVAL, "a sparse area needs a guard");
+    const std::lock_guard lock{mutex_};
+    return make_area(pages_for(bytes).value(), kind, options);
+}
+
+Result<VmArea*> VmSpace::make_area(std::uint64_t pages, VmKind kind, const VmAreaOptions& options) {
+    const std::uint64_t guard_pages = options.no_guard ? 0 : 1;
+    HARENA_TRY(const VmPage first, take_range(pages + guard_pages));
+    const VmPage end{first.value() + pages + guard_pages};
+    auto number = records_->take();
+    Result<void> made = number ? index_.prepare(first, end) : pass_on(number.error());
+    try {
+        if (number && *number >= areas_.size()) areas_.resize(*number + 1);
+        if (made && kind == VmKind::sparse) areas_[*number].table_.assign(pages, 0);
+    } catch (const std::bad_alloc&) {
+        made = fail(ENOMEM, "no memory for the description of an area of {} pages", pages);
+    }
+    if (!made) {
+        if (number) records_->give(*number);
+        free_.give(first, pages + guard_pages);
+        return pass_on(made.error());
+    }
+    VmArea& area = areas_[*number];
+    area.begin_ = address_of(first);
+    area.pages_ = pages;
+    area.guard_pages_ = guard_pages;
+    area.kind_ = kind;
+    area.number_ = *number;
+    AreaTable::Entry& entry = (*records_)[*number];
+    entry.pages.store(0, std::memory_order_relaxed);
+    entry.origin.store(AreaTable::origin_of(options.name, options.where));
+    entry.record.store({.begin = reinterpret_cast<std::uint64_t>(area.begin_),
+                        .bytes = area.bytes(),
+                        .guard_bytes = guard_pages * k_page_size,
+                        .file_offset = 0,
+                        .state = AreaState::live,
+                        .kind = kind,
+                        .user = options.user,
+                        .exec = options.exec});
+    index_.set(first, end, *number);  // from now on it can be found
+    ++statistics_.areas;
+    return &area;
+}
+
+Result<VmPage> VmSpace::take_range(std::uint64_t pages) {
+    try {
+        if (const auto first = free_.take(pages)) return *first;
+        // What waits to be unmapped may make it.
+        HARENA_CHECK_OK(purge_locked());
+        if (const auto first = free_.take(pages)) return *first;
+    } catch (const std::bad_alloc&) {
+        return fail(ENOMEM, "no memory for the free ranges of the address space");
+    }
+    return fail(ENOMEM, "the space has no {} free adjoining bytes; the largest free range has {}", pages * k_page_size,
+                free_.largest() * k_page_size);
+}
+
+std::optional<AreaRecord> VmSpace::find_vm_area(const void* address) const noexcept {
+    if (!contains(address)) return std::nullopt;
+    const AreaIndex::Number number = index_.find(page_of(address));
+    if (number == AreaIndex::k_none) return std::nullopt;
+    // A record that is being written is of an area that comes or goes: it is changed only while nobody finds it.
+    const auto record = (*records_)[number].record.try_load();
+    if (!record || record->state != AreaState::live) return std::nullopt;
+    // Between the two loads, the number may have become another area's.
+    const auto at = reinterpret_cast<std::uint64_t>(address);
+    if (at - record->begin >= record->bytes + record->guard_bytes) return std::nullopt;
+    return record;
+}
+
+VmArea* VmSpace::area_at(const void* address, std::initializer_list<VmKind> kinds) noexcept {
+    if (!contains(address)) return nullptr;
+    const AreaIndex::Number number = index_.find(page_of(address));
+    if (number == AreaIndex::k_none) return nullptr;
+    VmArea& area = areas_[number];
+    return area.begin_ == address && std::ranges::find(kinds, area.kind_) != kinds.end() ? &area : nullptr;
+}
+
+Result<void> VmSpace::free_vm_area(VmArea* area) {
+    HARENA_CHECK_OK(fork_guard_.check("the address space"));
+    const std::lock_guard lock{mutex_};
+    if (!owns(area)) return fail(EINVAL, "not an area of this space");
+    return retire(*area);
+}
+
+bool VmSpace::owns(const VmArea* area) const noexcept {
+    // The number of one that was freed is 0, and that of another space's is another's here.
+    return area != nullptr && area->number_ != 0 && area->number_ < areas_.size() && &areas_[area->number_] == area;
+}
+
+Result<VmAreaInfo> VmSpace::remove_vm_area(const void* address) {
+    HARENA_CHECK_OK(fork_guard_.check("the address space"));
+    const std::lock_guard lock{mutex_};
+    VmArea* const area =
+        area_at(address, {VmKind::alloc, VmKind::map, VmKind::ioremap, VmKind::sparse, VmKind::backed});
+    if (area == nullptr) return fail(ENOENT, "no area begins at {}", fmt::ptr(address));
+    const AreaTable::Entry& entry = (*records_)[area->number_];
+    const VmAreaInfo info = AreaTable::info_of(entry.record.try_load().value_or(AreaRecord{}),
+                                               entry.origin.try_load().value_or(AreaOrigin{}), entry.pages.load());
+    HARENA_CHECK_OK(retire(*area));
+    return info;
+}
+
+Result<void> VmSpace::free_at(const void* address, std::initializer_list<VmKind> kinds, std::string_view what) {
+    HARENA_CHECK_OK(fork_guard_.check("the address space"));
+    const std::lock_guard lock{mutex_};
+    VmArea* const area = area_at(address, kinds);
+    if (area == nullptr) return fail(ENOENT, "{} does not begin at {}", what, fmt::ptr(address));
+    return retire(*area);
+}
+
+Result<void> VmSpace::retire(VmArea& area) {
+    const VmPage first = page_of(area.begin_);
+    const std::uint64_t pages = area.pages_ + area.guard_pages_;
+    AreaTable::Entry& entry = (*records_)[area.number_];
+    const bool mapped = entry.pages.load(std::memory_order_relaxed) != 0;
+    // What has no other address shall have none at all when this returns.
+    if (mapped && area.has_unmapped_) HARENA_CHECK_OK(map_nothing(first, area.pages_));
+    index_.set(first, VmPage{first.value() + pages}, AreaIndex::k_none);
+    --statistics_.areas;
+    Unpurged range{.number = area.number_, .first = first, .pages = pages, .blocks = std::move(area.blocks_)};
+    const bool waits = mapped && !area.has_unmapped_;
+    auto record = entry.record.try_load().value_or(AreaRecord{});
+    record.state = AreaState::unpurged;
+    entry.record.store(record);
+    area.clear();
+    if (!waits) {
+        free_blocks(range.blocks);
+        forget(range.number, first, pages);
+        return {};
+    }
+    unpurged_pages_ += pages;
+    unpurged_.push_back(std::move(range));
+    // A failed purge is counted, and tried again with the next one.
+    if (unpurged_.size() > k_max_unpurged || unpurged_pages_ > k_max_unpurged_pages) (void)purge_locked();
+    return {};
+}
+
+void VmSpace::forget(std::uint32_t number, VmPage first, std::uint64_t pages) {
+    records_->give(number);
+    free_.give(first, pages);
+}
+
+Result<void> VmSpace::purge() {
+    HARENA_CHECK_OK(fork_guard_.check("the address space"));
+    const std::lock_guard lock{mutex_};
+    return purge_locked();
+}
+
+Result<void> VmSpace::purge_locked() {
+    if (unpurged_.empty()) return {};
+    std::ranges::sort(unpurged_, {}, [](const Unpurged& range) { return range.first; });
+    ++statistics_.purges;
+    Result<void> result;
+    std::size_t kept = 0;
+    for (std::size_t begin = 0; begin < unpurged_.size();) {
+        // Ranges that adjoin are unmapped in one step.
+        std::size_t end = begin + 1;
+        std::uint64_t pages = unpurged_[begin].pages;
+        while (end < unpurged_.size() && unpurged_[end].first.value() == unpurged_[begin].first.value() + pages)
+            pages += unpurged_[end++].pages;
+        if (auto gone = map_nothing(unpurged_[begin].first, pages); !gone) {
+            ++statistics_.purge_failures;
+            result = std::move(gone);
+            for (; begin < end; ++begin) {
+                if (kept != begin) unpurged_[kept] = std::move(unpurged_[begin]);
+                ++kept;
+            }
+            continue;
+        }
+        for (; begin < end; ++begin) {
+            const Unpurged& range = unpurged_[begin];
+            free_blocks(range.blocks);
+            unpurged_pages_ -= range.pages;
+            forget(range.number, range.first, range.pages);
+        }
+    }
+    unpurged_.resize(kept);
+    return result;
+}
+
+Result<void> VmSpace::map_nothing(VmPage first, std::uint64_t pages) const {
+    std::byte* const at = address_of(first);
+    const auto mapped = os::mmap(at, pages * k_page_size, PROT_NONE, k_reservation | MAP_FIXED, -1, 0);
+    if (!mapped)
+        return os::fail_with(mapped.error(),
+                             fmt::format("cannot unmap {} pages at {}: the process may have as many mappings "
+                                         "as vm.max_map_count allows",
+                                         pages, fmt::ptr(at)));
+    return {};
+}
+
+std::vector<VmAreaInfo> VmSpace::areas() const {
+    std::vector<VmAreaInfo> all;
+    const std::lock_guard lock{mutex_};
+    for (std::uint32_t number = 1; number < records_->end(); ++number) {
+        const AreaTable::Entry& entry = (*records_)[number];
+        const auto record = entry.record.try_load();
+        if (!record || record->state == AreaState::none) continue;
+        all.push_back(AreaTable::info_of(*record, entry.origin.try_load().value_or(AreaOrigin{}), entry.pages.load()));
+    }
+    std::ranges::sort(all, {}, &VmAreaInfo::begin);
+    return all;
+}
+
+std::string VmSpace::vmallocinfo() const {
+    std::vector<std::pair<VmAreaInfo, std::vector<std::uint64_t>>> all;
+    const std::lock_guard lock{mutex_};
+    for (std::uint32_t number = 1; number < records_->end(); ++number) {
+        const AreaTable::Entry& entry = (*records_)[number];
+        const auto record = entry.record.try_load();
+        if (!record || record->state == AreaState::none) continue;
+        std::vector<std::uint64_t> nodes;
+        for (const std::uint32_t page : areas_[number].table_) {
+            if (page == 0) continue;
+            const unsigned node = pool_->node(Pfn{page - 1});
+            if (node >= nodes.size()) nodes.resize(node + 1);
+            ++nodes[node];
+        }
+        all.emplace_back(
+            AreaTable::info_of(*record, entry.origin.try_load().value_or(AreaOrigin{}), entry.pages.load()), nodes);
+    }
+    std::ranges::sort(all, {}, [](const auto& one) { return one.first.begin; });
+    std::string text;
+    for (const auto& [info, nodes] : all) text += to_line(info, nodes);
+    return text;
+}
+
+VmStatistics VmSpace::statistics() const {
+    const std::lock_guard lock{mutex_};
+    VmStatistics out = statistics_;
+    out.unpurged = unpurged_.size();
+    out.unpurged_bytes = unpurged_pages_ * k_page_size;
+    out.free_bytes = free_.free_pages() * k_page_size;
+    out.largest_free_bytes = free_.largest() * k_page_size;
+    return out;
+}
+
+}  // namespace harena

@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <initializer_list>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <source_location>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "harena/base/fork.hpp"
+#include "harena/base/not_inherited.hpp"
+#include "harena/base/result.hpp"
+#include "harena/page/page_pool.hpp"
+#include "harena/vm/area_index.hpp"
+#include "harena/vm/area_table.hpp"
+#include "harena/vm/range_tree.hpp"
+#include "harena/vm/vm_area.hpp"
+
+namespace harena {
+
+struct VmSpaceOptions {
+    /// Addresses that are reserved, rounded up to 2 MiB.
+    std::uint64_t bytes = 64 * k_gib;
+    /// Where the pages of vmalloc come from, and those that are mapped are in. May be null for a space without either.
+    PagePool* pool = nullptr;
+};
+
+/// What an area is for, and who asks. Text must outlive the call only.
+struct VmAreaOptions {
+    bool user = false;
+    bool exec = false;
+    /// Without a guard page after it; such an area cannot be sparse.
+    bool no_guard = false;
+    std::string_view name = {};
+    std::source_location where = std::source_location::current();
+};
+
+/// How vmalloc gets its pages.
+struct VmallocOptions {
+    /// On pages that have no other address in the process.
+    bool unmapped = false;
+    PageAccount* account = nullptr;
+    std::string_view name = {};
+    std::source_location where = std::source_location::current();
+};
+
+struct VmStatistics {
+    std::uint64_t areas = 0;
+    /// Ranges that are free but still mapped, and their bytes.
+    std::uint64_t unpurged = 0;
+    std::uint64_t unpurged_bytes = 0;
+    /// Bytes that no area has.
+    std::uint64_t free_bytes = 0;
+    std::uint64_t largest_free_bytes = 0;
+    /// How often ranges were unmapped together, and how often that failed.
+    std::uint64_t purges = 0;
+    std::uint64_t purge_failures = 0;
+};
+
+/// A part of a space that somebody has. Made by `VmSpace`, which owns it; a pointer to it holds until it is freed.
+class VmArea {
+public:
+    VmArea() = default;
+    VmArea(const VmArea&) = delete;
+    VmArea& operator=(const VmArea&) = delete;
+
+    [[nodiscard]] std::byte* begin() const noexcept { return begin_; }
+    /// Without the guard.
+    [[nodiscard]] std::uint64_t bytes() const noexcept { return pages_ * k_page_size; }
+    [[nodiscard]] VmKind kind() const noexcept { return kind_; }
+    [[nodiscard]] bool has_guard() const noexcept { return guard_pages_ != 0; }
+
+private:
+    friend class VmSpace;
+
+    /// Nobody's again.
+    void clear() noexcept {
+        begin_ = nullptr;
+        pages_ = guard_pages_ = 0;
+        number_ = 0;
+        has_unmapped_ = false;
+        blocks_.clear();
+        table_ = {};
+    }
+
+    std::byte* begin_ = nullptr;
+    std::uint64_t pages_ = 0;
+    std::uint64_t guard_pages_ = 0;
+    VmKind kind_ = VmKind::alloc;
+    std::uint32_t number_ = 0;
+    /// Pages are mapped that have no other address: they are unmapped at once when the area is freed.
+    bool has_unmapped_ = false;
+    /// Blocks that vmalloc took, to be given back.
+    std::vector<Page*> blocks_;
+    /// Page frame number + 1 of each page that is mapped, 0 where none is; made with the area, so that mapping needs no
+    /// memory. Empty for areas that have no pages of the pool.
+    std::vector<std::uint32_t> table_;
+};
+
+/// A reserved range of addresses, and areas in it: the lowest first, each with a guard page after it, found by address.
+///
+/// What is freed is unmapped later, together with its neighbours; its pages and addresses are used again only after
+/// that. Pages that have no other address are unmapped at once. Thread-safe; in a child after fork, everything is
+/// EOWNERDEAD. Kernel: mm/vmalloc.c.
+class VmSpace {
+public:
+    /// Errors: EINVAL (0 bytes, or more than 64 TiB), ENOMEM (addresses, RLIMIT_AS), EFBIG (RLIMIT_FSIZE), EMFILE.
+    [[nodiscard]] static Result<std::unique_ptr<VmSpace>> create(const VmSpaceOptions& options);
+    VmSpace(const VmSpace&) = delete;
+    VmSpace& operator=(const VmSpace&) = delete;
+    /// All areas go; pages of vmalloc go back to the pool, which must outlive the space.
+    ~VmSpace();
+
+    // --- areas ---
+
+    /// An area of `bytes` (rounded up to pages) in which nothing is mapped. Errors: EINVAL (0 bytes, or a sparse area
+    /// without guard), ENOMEM (no range so large is free; memory), EOWNERDEAD.
+    [[nodiscard]] Result<VmArea*> get_vm_area(std::uint64_t bytes, VmKind kind, const VmAreaOptions& options = {});
+    /// The area that `address` is in, its guard included, at some moment during the call; none if there is none.
+    /// Lock-free and async-signal-safe.
+    [[nodiscard]] std::optional<AreaRecord> find_vm_area(const void* address) const noexcept;
+    /// Unmaps the area and frees it. Errors: EINVAL (not an area of this space), EOWNERDEAD.
+    Result<void> free_vm_area(VmArea* area);
+    /// The same for the area that begins at `address`; says what it was. Errors: ENOENT (no area begins there),
+    /// EOWNERDEAD.
+    Result<VmAreaInfo> remove_vm_area(const void* address);
+
+    // --- pages ---
+
+    /// Maps pages of the caller, in this order, as one range; they must be allocated until it is unmapped. Errors:
+    /// EINVAL (no pages, or one that is null or not of the pool), ENOMEM (addresses, mappings), EOWNERDEAD.
+    [[nodiscard]] Result<void*> vmap(std::span<Page* const> pages, VmProtection protection = VmProtection::read_write,
+                                     const VmAreaOptions& options = {});
+    /// Errors: ENOENT (no vmap begins at `address`), EOWNERDEAD.
+    Result<void> vunmap(const void* address);
+
+    /// Memory of whole pages, adjoining in addresses only. Contents are undefined; `vzalloc` gives zeros. Errors:
+    /// EINVAL (0 bytes), ENOMEM (pages, an account's limit, addresses, mappings), EOWNERDEAD.
+    [[nodiscard]] Result<void*> vmalloc(std::uint64_t bytes, const VmallocOptions& options = {});
+    [[nodiscard]] Result<void*> vzalloc(std::uint64_t bytes, const VmallocOptions& options = {});
+    /// Memory with these contents that nothing can change: it is mapped for reading only, and has no other address.
+    [[nodiscard]] Result<const void*> vmalloc_sealed(std::span<const std::byte> contents,
+                                                     const VmallocOptions& options = {});
+    /// Errors: ENOENT (no vmalloc begins at `address`), EOWNERDEAD.
+    Result<void> vfree(const void* address);
+
+    /// Maps `bytes` of a file or device from `offset` (a multiple of 4096) on. Errors: EINVAL, and those of mmap.
+    [[nodiscard]] Result<void*> ioremap(int fd, std::uint64_t offset, std::uint64_t bytes,
+                                        VmProtection protection = VmProtection::read_write,
+                                        const VmAreaOptions& options = {});
+    /// Errors: ENOENT (no ioremap begins at `address`), EOWNERDEAD.
+    Result<void> iounmap(const void* address);
+
+    // --- sparse areas ---
+
+    /// Maps `pages` at [start, end) of a sparse area, which must be unmapped there; one mmap for each run of adjoining
+    /// pages. After an error, the area is as it was. Needs no memory of ours. Errors, in this order: EINVAL (not a
+    /// sparse area with a guard, bounds that are no page addresses), E2BIG (more pages than the machine has), ERANGE
+    /// (outside of the area), EINVAL (not as many pages as the range has), EBUSY (a page is mapped), ENOMEM (a null
+    /// page), EINVAL (not an allocated page of the pool), ENOMEM (mappings). Kernel: vm_area_map_pages.
+    Result<void> map_pages(VmArea* area, const void* start, const void* end, std::span<Page* const> pages);
+    /// Unmaps what is mapped of [start, end), at once. Errors: EINVAL, E2BIG and ERANGE as above, ENOMEM (mappings).
+    /// Kernel: vm_area_unmap_pages.
+    Result<void> unmap_pages(VmArea* area, const void* start, const void* end);
+
+    // --- mappings for a moment ---
+
+    /// Maps up to 256 pages for a moment, at addresses that are used in turn. Errors as `vmap`, and E2BIG.
+    [[nodiscard]] Result<void*> vm_map_ram(std::span<Page* const> pages);
+    /// Errors: ENOENT (no mapping of `count` pages that vm_map_ram made begins there), EOWNERDEAD.
+    Result<void> vm_unmap_ram(const void* address, std::size_t count);
+
+    // --- all of it ---
+
+    /// Copies `bytes` from `address` on to `to`, whatever is there: gaps, guards, sparse areas and devices read as
+    /// zero. Never faults, and never reads a page that was freed. Errors: ERANGE (not in the space), EOWNERDEAD, EIO.
+    /// Kernel: vread.
+    Result<void> read(void* to, const void* address, std::uint64_t bytes);
+
+    /// Unmaps all that waits for it. Errors: ENOMEM (mappings); then it waits on.
+    Result<void> purge();
+
+    /// One line an area, by address: range, bytes with guard, who asked, pages, words for what it is.
+    [[nodiscard]] std::string vmallocinfo() const;
+    [[nodiscard]] std::vector<VmAreaInfo> areas() const;
+    [[nodiscard]] VmStatistics statistics() const;
+    [[nodiscard]] std::byte* base() const noexcept { return base_; }
+    [[nodiscard]] std::uint64_t bytes() const noexcept { return bytes_; }
+
+private:
+    struct Unpurged {
+        std::uint32_t number;  // of its record
+        VmPage first;
+        std::uint64_t pages;  // with the guard
+        std::vector<Page*> blocks;
+    };
+    /// What vm_map_ram hands out in turn: an area, of which each page is used once until all are back.
+    static constexpr std::uint64_t k_ram_pages = 1024;
+    struct RamBlock {
+        VmArea* area = nullptr;
+        std::uint64_t next = 0;  // page
+        std::uint64_t live = 0;  // mappings
+        /// Of the mapping that begins at each page; 0: none does.
+        std::array<std::uint16_t, k_ram_pages> lengths{};
+    };
+
+    VmSpace(std::byte* base, std::uint64_t bytes, PagePool* pool, std::unique_ptr<AreaTable> table);
+
+    [[nodiscard]] VmPage page_of(const void* address) const noexcept {
+        return VmPage{static_cast<std::uint64_t>(static_cast<const std::byte*>(address) - base_) / k_page_size};
+    }
+    [[nodiscard]] std::byte* address_of(VmPage page) const noexcept { return base_ + page.value() * k_page_size; }
+    [[nodiscard]] bool contains(const void* address) const noexcept;
+
+    // With the lock held.
+    [[nodiscard]] Result<VmArea*> make_area(std::uint64_t pages, VmKind kind, const VmAreaOptions& options);
+    [[nodiscard]] Result<VmPage> take_range(std::uint64_t pages);
+    /// The live area of one of `kinds` that begins at `address`; null if none does.
+    [[nodiscard]] VmArea* area_at(const void* address, std::initializer_list<VmKind> kinds) noexcept;
+    [[nodiscard]] bool owns(const VmArea* area) const noexcept;
+    /// An area that nobody has any more: its range waits to be unmapped, or is free if nothing is mapped in it.
+    Result<void> retire(VmArea& area);
+    void forget(std::uint32_t number, VmPage first, std::uint64_t pages);
+    Result<void> purge_locked();
+
+    [[nodiscard]] Result<void> check_pages(std::span<Page* const> pages, int code_of_null) const;
+    /// Maps what the table says of pages [first, first + count) of an area; after an error, none of them.
+    Result<void> map_table(VmArea& area, std::uint64_t first, std::uint64_t count, VmProtection protection,
+                           bool populate);
+    [[nodiscard]] Result<void> map_nothing(VmPage first, std::uint64_t pages) const;
+    /// Of a sparse area: the first page and the number of pages of [start, end).
+    struct Pages {
+        std::uint64_t first;
+        std::uint64_t count;
+    };
+    [[nodiscard]] Result<Pages> check_range(const VmArea* area, const void* start, const void* end) const;
+    [[nodiscard]] Result<void*> map_new(std::span<Page* const> pages, VmKind kind, VmProtection protection,
+                                        const VmAreaOptions& options);
+    [[nodiscard]] Result<void*> allocate(std::uint64_t bytes, bool zero,
+                                         std::optional<std::span<const std::byte>> sealed,
+                                         const VmallocOptions& options);
+    [[nodiscard]] Result<std::vector<Page*>> take_blocks(std::uint64_t pages, bool zero, const VmallocOptions& options);
+    void free_blocks(std::span<Page* const> blocks) const;
+    Result<void> free_at(const void* address, std::initializer_list<VmKind> kinds, std::string_view what);
+    /// A block with room for `pages`; it becomes the last one.
+    [[nodiscard]] Result<RamBlock*> ram_block(std::uint64_t pages);
+    [[nodiscard]] Result<void> reset(RamBlock& block);
+
+    std::byte* base_;
+    std::uint64_t bytes_;
+    PagePool* pool_;
+    std::unique_ptr<AreaTable> records_;
+    AreaIndex index_;
+    ForkGuard fork_guard_;
+    std::optional<NotInherited> not_inherited_;
+
+    mutable std::mutex mutex_;  // protects all below, and the writers of records_ and index_; before the pool's locks
+    RangeTree free_;
+    std::deque<VmArea> areas_;  // by number
+    std::vector<Unpurged> unpurged_;
+    std::uint64_t unpurged_pages_ = 0;
+    std::vector<std::unique_ptr<RamBlock>> ram_;  // the last one is in use, others wait until their mappings are back
+    VmStatistics statistics_;
+};
+
+}  // namespace harena
