@@ -45,8 +45,8 @@ Result<std::unique_ptr<VmSpace>> VmSpace::create(const VmSpaceOptions& options) 
     }
     std::unique_ptr<VmSpace> space{new VmSpace{base, bytes, options.pool, *std::move(table)}};
     space->not_inherited_.emplace(*std::move(not_inherited));
-    // What is mapped here changes all the time. A child has the reservation over it in any case; advice for each mapping
-    // would cost a call more each, and keep those apart that could be one.
+    // What is mapped here changes all the time. A child has the reservation over it in any case; advice for each
+    // mapping would cost a call more each, and keep those apart that could be one.
     (void)os::madvise(base, bytes, MADV_DOFORK);
     return space;
 }

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <span>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "harena/base/os/file.hpp"
+#include "harena/page/unmapped_cache.hpp"
+#include "harena/vm/vm_space.hpp"
+
+namespace harena::test {
+
+/// Whether `result` is an error with `code` whose sentence has `part` in it.
+template <typename T>
+testing::AssertionResult refused(const Result<T>& result, int code, std::string_view part) {
+    if (result) return testing::AssertionFailure() << "no error";
+    if (result.error().code() != code || result.error().message().find(part) == std::string::npos)
+        return testing::AssertionFailure() << result.error().code() << ": " << result.error().message();
+    return testing::AssertionSuccess();
+}
+
+/// Whether the kernel can read, or write, a byte there for us.
+inline bool readable(const void* at) {
+    std::array<int, 2> pipe{-1, -1};
+    if (::pipe(pipe.data()) != 0) return false;
+    const bool read = ::write(pipe[1], at, 1) == 1;
+    ::close(pipe[0]);
+    ::close(pipe[1]);
+    return read;
+}
+inline bool writable(void* at) {
+    std::array<int, 2> pipe{-1, -1};
+    if (::pipe(pipe.data()) != 0) return false;
+    const bool written = ::write(pipe[1], "w", 1) == 1 && ::read(pipe[0], at, 1) == 1;
+    ::close(pipe[0]);
+    ::close(pipe[1]);
+    return written;
+}
+
+/// A space with a pool.
+class VmTest : public testing::Test {
+protected:
+    static constexpr std::uint64_t k_space_bytes = 256 * k_mib;
+
+    static std::unique_ptr<PagePool> make_pool() {
+        auto pool = PagePool::create({.capacity = PageCount{16 * k_pageblock_pages}, .collapse = false, .nodes = 1});
+        EXPECT_TRUE(pool) << pool.error().message();
+        return pool ? std::move(*pool) : nullptr;
+    }
+    static std::unique_ptr<VmSpace> make_space(PagePool* pool, std::uint64_t bytes = k_space_bytes) {
+        auto space = VmSpace::create({.bytes = bytes, .pool = pool});
+        EXPECT_TRUE(space) << space.error().message();
+        return space ? std::move(*space) : nullptr;
+    }
+    /// Single pages of the pool, the n-th filled with byte n + 1.
+    std::vector<Page*> take_pages(std::size_t count) {
+        std::vector<Page*> pages;
+        for (std::size_t i = 0; i < count; ++i) {
+            pages.push_back(pool_->alloc_pages(Order{}).value());
+            std::memset(pool_->page_address(pages.back()), static_cast<int>(i + 1), k_page_size);
+        }
+        return pages;
+    }
+    void give_pages(std::span<Page* const> pages) {
+        for (Page* const page : pages) EXPECT_TRUE(pool_->free_pages(page, page->order()));
+    }
+    static int byte_at(const void* at) { return std::to_integer<int>(*static_cast<const volatile std::byte*>(at)); }
+    static std::byte* plus(void* at, std::uint64_t pages) { return static_cast<std::byte*>(at) + pages * k_page_size; }
+    VmArea* sparse(std::uint64_t pages) { return space_->get_vm_area(pages * k_page_size, VmKind::sparse).value(); }
+
+    std::unique_ptr<PagePool> pool_ = make_pool();
+    std::unique_ptr<VmSpace> space_ = make_space(pool_.get());
+};
+
+}  // namespace harena::test
