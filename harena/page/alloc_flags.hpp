@@ -9,7 +9,8 @@ namespace harena {
 struct AllocFlags {
     /// Contents are undefined: for a caller that writes all of it.
     bool no_zero = false;
-    /// On the calling thread's NUMA node or not at all.
+    /// From the list of the calling thread's NUMA node or not at all. The kernel puts memory of that list on that node
+    /// as long as it has any there.
     bool this_node = false;
     /// Charged for the pages until they are freed.
     PageAccount* account = nullptr;

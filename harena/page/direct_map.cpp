@@ -3,28 +3,19 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
 #include <string_view>
 
+#include "harena/base/map_error.hpp"
 #include "harena/base/os/file.hpp"
 #include "harena/base/os/memory.hpp"
 
 namespace harena {
 
 namespace {
-
-/// The errors of mmap that a host can do something about, by the name of the limit.
-std::unexpected<Error> map_error(os::SysError error, std::string_view what) {
-    if (error.code != ENOMEM) return os::fail_with(error, what);
-    const auto address_space = os::getrlimit(RLIMIT_AS);
-    const bool limited = address_space && *address_space != RLIM_INFINITY;
-    return fail(ENOMEM, "{}: no memory for it, or the process has as many mappings as vm.max_map_count allows{}", what,
-                limited ? fmt::format(", or as many bytes as RLIMIT_AS ({})", *address_space) : "");
-}
 
 /// The decimal number after the spaces of a line of smaps, in KiB.
 std::uint64_t kib_of(std::string_view text) noexcept {
@@ -41,15 +32,11 @@ Result<std::unique_ptr<DirectMap>> DirectMap::create(const DirectMapOptions& opt
     if (bytes == 0 || !is_aligned(bytes, k_huge_page_size) || options.capacity.value() > k_max_pages)
         return fail(EINVAL, "a pool of {} pages: it takes a multiple of {}, up to {}", options.capacity.value(),
                     k_pageblock_pages, k_max_pages);
-    // Beyond this limit, the kernel does not return an error: it kills.
-    const auto file_size = os::getrlimit(RLIMIT_FSIZE);
-    if (file_size && *file_size < bytes)
-        return fail(EFBIG, "the pool's file needs {} bytes and the limit RLIMIT_FSIZE is {}; raise it (ulimit -f)",
-                    bytes, *file_size);
+    HARENA_CHECK_OK(check_file_size(bytes, "the pool's file"));
     auto file = options.hugetlb ? os::memfd_create_hugetlb("harena:pages") : os::memfd_create("harena:pages");
-    if (!file)
-        return os::fail_with(file.error(), options.hugetlb ? "cannot create the pool's memfd on reserved 2 MiB pages"
-                                                           : "cannot create the pool's memfd");
+    if (!file && options.hugetlb && file.error().code != EMFILE && file.error().code != ENFILE)
+        return fail(ENOTSUP, "this system has no files on reserved 2 MiB pages: {}", os::describe(file.error()));
+    if (!file) return os::fail_with(file.error(), "cannot create the pool's memfd");
     if (const auto sized = os::ftruncate(file->get(), bytes); !sized)
         return os::fail_with(sized.error(), fmt::format("cannot size the pool's memfd to {} bytes", bytes));
     if (const auto sealed = os::add_seals(file->get(), F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL); !sealed)
@@ -72,7 +59,13 @@ Result<std::unique_ptr<DirectMap>> DirectMap::create(const DirectMapOptions& opt
 
 DirectMap::DirectMap(os::FileDescriptor fd, std::byte* base, std::uint64_t bytes,
                      const DirectMapOptions& options) noexcept
-    : fd_{std::move(fd)}, base_{base}, bytes_{bytes}, hugetlb_{options.hugetlb}, collapse_{options.collapse} {}
+    : fd_{std::move(fd)},
+      base_{base},
+      bytes_{bytes},
+      hugetlb_{options.hugetlb},
+      collapse_{options.collapse},
+      max_vmas_{options.max_vmas},
+      mapped_{bytes / k_page_size} {}
 
 DirectMap::~DirectMap() {
     not_inherited_.reset();
@@ -100,12 +93,13 @@ os::SysResult<void> DirectMap::map_nothing(Pfn first, std::uint64_t bytes) noexc
 Result<void> DirectMap::grow(Pfn pageblock, std::optional<unsigned> node) {
     if (const auto mapped = map_file(pageblock, k_huge_page_size); !mapped)
         return map_error(mapped.error(), "cannot map 2 MiB more for the pool");
+    (void)set_mapped(pageblock, k_pageblock_pages, true, false);
     // A wish: where the node has no memory, or does not exist, any other serves.
     if (node) (void)os::prefer_node(address(pageblock), k_huge_page_size, static_cast<int>(*node));
     if (hugetlb_) {
         const auto got = os::allocate_range(fd_.get(), byte_offset(pageblock), k_huge_page_size);
         if (got) return {};
-        (void)map_nothing(pageblock, k_huge_page_size);
+        if (map_nothing(pageblock, k_huge_page_size)) (void)set_mapped(pageblock, k_pageblock_pages, false, false);
         return fail(ENOMEM, "no reserved 2 MiB page is free for the pool to grow (vm.nr_hugepages): {}",
                     os::describe(got.error()));
     }
@@ -114,7 +108,7 @@ Result<void> DirectMap::grow(Pfn pageblock, std::optional<unsigned> node) {
     // does not become it.
     const auto touched = os::madvise(address(pageblock), k_page_size, os::k_madv_populate_write);
     if (!touched && touched.error().code != EINVAL) {  // EINVAL: before Linux 5.14
-        (void)map_nothing(pageblock, k_huge_page_size);
+        if (map_nothing(pageblock, k_huge_page_size)) (void)set_mapped(pageblock, k_pageblock_pages, false, false);
         return fail(ENOMEM, "no memory for the pool to grow: {}", os::describe(touched.error()));
     }
     const bool collapsed = touched && os::madvise(address(pageblock), k_huge_page_size, os::k_madv_collapse);
@@ -122,32 +116,67 @@ Result<void> DirectMap::grow(Pfn pageblock, std::optional<unsigned> node) {
     return {};
 }
 
-Result<void> DirectMap::give_back(Pfn pageblock) {
-    if (const auto gone = map_nothing(pageblock, k_huge_page_size); !gone)
-        return map_error(gone.error(), "cannot unmap 2 MiB that the pool gives back");
-    if (const auto punched = os::punch_hole(fd_.get(), byte_offset(pageblock), k_huge_page_size); !punched) {
-        // As it was: nothing else has been at these addresses.
-        (void)map_file(pageblock, k_huge_page_size);
-        return os::fail_with(punched.error(), "cannot give 2 MiB of the pool's memory back to the system");
-    }
+Result<void> DirectMap::drop(Pfn first, Order order) {
+    if (const auto punched = os::punch_hole(fd_.get(), byte_offset(first), bytes_of(order)); !punched)
+        return os::fail_with(punched.error(),
+                             fmt::format("cannot give the memory of {} pages back to the system", pages_of(order)));
     return {};
 }
 
+Result<void> DirectMap::give_back(Pfn pageblock) {
+    // The memory first: if the mapping cannot go then, the pageblock is still mapped, and zero.
+    HARENA_CHECK_OK(drop(pageblock, k_pageblock_order));
+    if (const auto gone = map_nothing(pageblock, k_huge_page_size); !gone)
+        return map_error(gone.error(), "cannot unmap 2 MiB that the pool gives back");
+    return set_mapped(pageblock, k_pageblock_pages, false, false);
+}
+
+void DirectMap::count_edges(Pfn first, std::uint64_t pages, std::int64_t sign) noexcept {
+    const std::size_t begin = first.value();
+    const std::size_t end = begin + pages;
+    for (std::size_t page = std::max<std::size_t>(begin, 1); page <= std::min(end, mapped_.size() - 1); ++page)
+        if (mapped_.test(page) != mapped_.test(page - 1)) edges_ += sign;
+}
+
+Result<void> DirectMap::set_mapped(Pfn first, std::uint64_t pages, bool mapped, bool within_budget) {
+    const std::lock_guard lock{edges_mutex_};
+    const std::int64_t before = edges_;
+    count_edges(first, pages, -1);
+    const auto assign = [&](bool to) {
+        to ? mapped_.set_range(first.value(), first.value() + pages)
+           : mapped_.clear_range(first.value(), first.value() + pages);
+    };
+    assign(mapped);
+    count_edges(first, pages, 1);
+    if (!within_budget || edges_ <= before || static_cast<std::uint64_t>(edges_) + 1 <= max_vmas_) return {};
+    assign(!mapped);
+    edges_ = before;
+    return fail(ENOMEM,
+                "{} pages cannot leave the direct map: it would be more than {} mappings, its part of those that the "
+                "process may "
+                "have (max_vmas)",
+                pages, max_vmas_);
+}
+
 Result<void> DirectMap::unmap(Pfn first, Order order) {
-    if (const auto gone = map_nothing(first, bytes_of(order)); !gone)
+    HARENA_CHECK_OK(set_mapped(first, pages_of(order), false, true));
+    if (const auto gone = map_nothing(first, bytes_of(order)); !gone) {
+        (void)set_mapped(first, pages_of(order), true, false);
         return map_error(gone.error(), fmt::format("cannot take {} pages out of the direct map", pages_of(order)));
+    }
     return {};
 }
 
 Result<void> DirectMap::restore(Pfn first, Order order) {
     if (const auto back = map_file(first, bytes_of(order)); !back)
         return map_error(back.error(), fmt::format("cannot put {} pages back into the direct map", pages_of(order)));
-    return {};
+    return set_mapped(first, pages_of(order), true, false);
 }
 
 Result<void> DirectMap::zero(Pfn first, std::uint32_t pages) {
     std::uint64_t offset = byte_offset(first);
     const std::uint64_t end = offset + std::uint64_t{pages} * k_page_size;
+    HARENA_CHECK_OK(check_file_size(end, "a write to the pool's file"));  // it may have been lowered
     while (offset < end) {
         const auto written = os::write_zeros(fd_.get(), end - offset, offset);
         if (!written && written.error().code == EINTR) continue;
@@ -173,10 +202,14 @@ Result<DirectMapStatistics> DirectMap::statistics() const {
         const auto value_of = [&](std::string_view key) -> std::uint64_t {
             return ours && line.starts_with(key) ? kib_of(line.substr(key.size())) * k_kib : 0;
         };
-        std::uint64_t at = 0;
-        const auto parsed = std::from_chars(line.data(), line.data() + line.size(), at, 16);
-        if (parsed.ptr != line.data() + line.size() && *parsed.ptr == '-') {  // "begin-end perms …"
-            ours = at - begin < bytes_;
+        std::uint64_t from = 0;
+        std::uint64_t to = 0;
+        const char* const end = line.data() + line.size();
+        const auto parsed = std::from_chars(line.data(), end, from, 16);
+        if (parsed.ptr != end && *parsed.ptr == '-') {  // "begin-end perms …"
+            std::from_chars(parsed.ptr + 1, end, to, 16);
+            // A reservation may be joined with others beside it.
+            ours = from < begin + bytes_ && to > begin;
             out.vmas += ours ? 1U : 0U;
         }
         const std::uint64_t huge =

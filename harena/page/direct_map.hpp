@@ -7,8 +7,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <optional>
 
+#include "harena/base/bitmap.hpp"
 #include "harena/base/not_inherited.hpp"
 #include "harena/base/os/sys_result.hpp"
 #include "harena/base/result.hpp"
@@ -26,6 +28,9 @@ struct DirectMapOptions {
     bool hugetlb = false;
     /// New pageblocks are collapsed to one 2 MiB page where the machine can.
     bool collapse = true;
+    /// How many mappings it may consist of: a process has 65,530 unless vm.max_map_count says otherwise, and the host
+    /// needs some. Pages that would make more do not leave.
+    std::uint64_t max_vmas = 16'384;
 };
 
 struct DirectMapStatistics {
@@ -50,7 +55,7 @@ class DirectMap {
 public:
     /// Makes the file and reserves the addresses; no page is there yet.
     /// Errors: EINVAL (capacity), EFBIG (RLIMIT_FSIZE), ENOMEM (address space, RLIMIT_AS, mappings), ENOTSUP (no
-    /// hugetlb).
+    /// hugetlb), EMFILE.
     [[nodiscard]] static Result<std::unique_ptr<DirectMap>> create(const DirectMapOptions& options);
     DirectMap(const DirectMap&) = delete;
     DirectMap& operator=(const DirectMap&) = delete;
@@ -64,7 +69,10 @@ public:
     /// Maps a pageblock that is not in the pool: zero bytes, on one 2 MiB page if that can be had, and on NUMA node
     /// `node` if there is room. Errors: ENOMEM (memory, mappings, hugetlb pages): nothing is mapped.
     Result<void> grow(Pfn pageblock, std::optional<unsigned> node = std::nullopt);
-    /// Takes a pageblock out of the map and gives its memory back to the system. Errors: it is as it was.
+    /// Gives the memory of a block back to the system: it is zero, mapped or not. Errors: that of fallocate.
+    Result<void> drop(Pfn first, Order order);
+    /// Takes a pageblock out of the map and gives its memory back to the system. Errors: it is mapped as before, and if
+    /// its memory had gone already, zero.
     Result<void> give_back(Pfn pageblock);
 
     /// Takes a block out of the map: it has no address from then on. Errors: ENOMEM (mappings): it is as it was.
@@ -93,6 +101,15 @@ private:
     std::optional<NotInherited> not_inherited_;
     bool hugetlb_;
     bool collapse_;
+    /// Notes what is mapped now. With `within_budget`: ENOMEM, and nothing is noted, if that makes too many mappings.
+    Result<void> set_mapped(Pfn first, std::uint64_t pages, bool mapped, bool within_budget);
+    void count_edges(Pfn first, std::uint64_t pages, std::int64_t sign) noexcept;
+
+    std::uint64_t max_vmas_;
+    std::mutex edges_mutex_;  // protects the next two; a leaf
+    Bitmap mapped_;           // by page
+    std::int64_t edges_ = 0;  // between pages of which one is mapped and the other is not
+
     std::atomic<std::uint64_t> splits_{0};
     std::atomic<std::uint64_t> merges_{0};
     std::atomic<std::uint64_t> collapsed_{0};

@@ -5,6 +5,7 @@
 
 #include <utility>
 
+#include "harena/base/map_error.hpp"
 #include "harena/base/os/memory.hpp"
 
 namespace harena {
@@ -12,7 +13,7 @@ namespace harena {
 Result<PageArray> PageArray::create(std::uint32_t pages) {
     const auto mapped = os::mmap(nullptr, std::size_t{pages} * sizeof(Page), PROT_READ | PROT_WRITE,
                                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (!mapped) return os::fail_with(mapped.error(), fmt::format("no memory for the descriptors of {} pages", pages));
+    if (!mapped) return map_error(mapped.error(), fmt::format("cannot map the descriptors of {} pages", pages));
     // All zero bytes are a descriptor: an inner page.
     return PageArray{static_cast<Page*>(*mapped), pages};
 }

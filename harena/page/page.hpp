@@ -53,6 +53,7 @@ public:
     Page() = delete;
     Page(const Page&) = delete;
     Page& operator=(const Page&) = delete;
+    ~Page() = default;
 
     [[nodiscard]] PageWord load() const noexcept { return PageWord::from(word_.load(std::memory_order_acquire)); }
     void store(const PageWord& word) noexcept { word_.store(word.bits(), std::memory_order_release); }

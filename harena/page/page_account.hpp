@@ -39,7 +39,7 @@ public:
     [[nodiscard]] PageCount limit() const noexcept { return PageCount{limit_.load(std::memory_order_relaxed)}; }
     /// Pages charged here and below.
     [[nodiscard]] PageCount used() const noexcept { return PageCount{used_.load(std::memory_order_relaxed)}; }
-    /// The most that `used` has been.
+    /// The most that `used` has been, charges included that an account above then refused.
     [[nodiscard]] PageCount peak() const noexcept { return PageCount{peak_.load(std::memory_order_relaxed)}; }
     /// How often this account's limit refused a charge.
     [[nodiscard]] std::uint64_t failures() const noexcept { return failures_.load(std::memory_order_relaxed); }

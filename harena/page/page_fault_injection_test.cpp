@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "harena/base/os/fault_injection.hpp"
-#include "harena/page/pool_test_support.hpp"
+#include "harena/page/test_support.hpp"
 #include "harena/page/unmapped_cache.hpp"
 
 namespace harena {

@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <string>
 
+#include "harena/base/map_error.hpp"
 #include "harena/base/os/memory.hpp"
 
 namespace harena {
@@ -30,7 +31,7 @@ Result<PageLedger> PageLedger::create(const PageArray& pages) {
     if constexpr (!k_debug_checks) return PageLedger{pages, {nullptr, Unmap{bytes}}};
     const auto mapped =
         os::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (!mapped) return os::fail_with(mapped.error(), "no memory for the places of allocations");
+    if (!mapped) return map_error(mapped.error(), "cannot map the places of allocations");
     // All zero bytes are a source_location: that of nothing.
     return PageLedger{pages, {static_cast<Sites*>(*mapped), Unmap{bytes}}};
 }

@@ -37,12 +37,15 @@ public:
         return page;
     }
 
-    /// Takes a block back if `page` begins an allocated one of `order` that has one reference. `was` says what it was.
-    [[nodiscard]] bool try_take_back(Page& page, Order order, std::uint64_t& was, const Site& where) const noexcept {
+    /// Takes a block back if `page` begins an allocated one of `order` that has one reference; with `must_be_unmapped`,
+    /// one that is not in the direct map. `was` says what it was.
+    [[nodiscard]] bool try_take_back(Page& page, Order order, std::uint64_t& was, const Site& where,
+                                     bool must_be_unmapped = false) const noexcept {
         const std::uint64_t expected = PageWord{.state = PageState::allocated, .order = order, .references = 1}.bits();
         was = page.load_bits();
         do {
             if ((was & ~PageWord::k_unmapped_bit) != expected) return false;
+            if (must_be_unmapped && was == expected) return false;
         } while (!page.exchange(was, {.state = PageState::cached, .order = order}));
         if constexpr (k_debug_checks) sites_[index(page)].freed = where;
         return true;

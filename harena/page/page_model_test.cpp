@@ -12,7 +12,7 @@
 #include <thread>
 #include <vector>
 
-#include "harena/page/pool_test_support.hpp"
+#include "harena/page/test_support.hpp"
 #include "harena/page/unmapped_cache.hpp"
 
 namespace harena {

@@ -6,23 +6,32 @@
 #include <cerrno>
 #include <cstring>
 #include <limits>
+#include <new>
 #include <utility>
 
 #include "harena/base/assert.hpp"
+#include "harena/base/map_error.hpp"
 #include "harena/base/os/memory.hpp"
-#include "harena/base/os/process.hpp"
 #include "harena/page/unmapped_cache.hpp"
 
 namespace harena {
 
 Result<std::unique_ptr<PagePool>> PagePool::create(const PagePoolOptions& options) {
+    if (options.capacity.value() > k_max_pages)
+        return fail(EINVAL, "a pool of {} pages: it takes up to {}", options.capacity.value(), k_max_pages);
+    HARENA_CHECK_OK(ThreadCaches::prepare());
     const std::uint64_t capacity = align_up(options.capacity.value(), k_pageblock_pages);
-    HARENA_TRY(auto store, PageStore::create({.direct_map = {.capacity = PageCount{capacity},
-                                                             .hugetlb = options.hugetlb,
-                                                             .collapse = options.collapse},
-                                              .nodes = options.nodes ? *options.nodes : os::numa_nodes()}));
-    HARENA_TRY(PageLedger ledger, PageLedger::create(store->pages()));
-    return std::unique_ptr<PagePool>{new PagePool{std::move(store), std::move(ledger)}};
+    try {
+        HARENA_TRY(auto store, PageStore::create({.direct_map = {.capacity = PageCount{capacity},
+                                                                 .hugetlb = options.hugetlb,
+                                                                 .collapse = options.collapse,
+                                                                 .max_vmas = options.max_vmas},
+                                                  .nodes = options.nodes ? *options.nodes : os::numa_nodes()}));
+        HARENA_TRY(PageLedger ledger, PageLedger::create(store->pages()));
+        return std::unique_ptr<PagePool>{new PagePool{std::move(store), std::move(ledger)}};
+    } catch (const std::bad_alloc&) {
+        return fail(ENOMEM, "no memory for the description of a pool of {} pages", capacity);
+    }
 }
 
 PagePool::PagePool(std::unique_ptr<PageStore> store, PageLedger ledger)
@@ -37,8 +46,7 @@ PagePool::~PagePool() {
 }
 
 NodeChoice PagePool::node_for(const AllocFlags& flags) const noexcept {
-    if (store_->nodes() == 1) return {};
-    return {.preferred = os::current_node() % store_->nodes(), .strict = flags.this_node};
+    return {.preferred = store_->current_node(), .strict = flags.this_node};
 }
 
 inline ThreadCache::Entry PagePool::pop_cached(const AllocFlags& flags) noexcept {
@@ -57,7 +65,7 @@ inline bool PagePool::push_cached(Pfn page) noexcept {
     if (cache == nullptr || !cache->owner_lock().try_lock()) [[unlikely]]
         return false;
     // A page of another node goes home: the next user of this cache wants one of its own.
-    const bool here = store_->nodes() == 1 || store_->pageblock(page).node == node_for({}).preferred;
+    const bool here = store_->nodes() == 1 || node(page) == node_for({}).preferred;
     if (here) {
         if (cache->full()) [[unlikely]]
             cache->drain(*store_, ThreadCache::k_batch);
@@ -68,6 +76,8 @@ inline bool PagePool::push_cached(Pfn page) noexcept {
 }
 
 Result<Page*> PagePool::alloc_pages(Order order, const AllocFlags& flags, const Site& where) {
+    if (order > k_max_order) [[unlikely]]
+        return fail(EINVAL, "a block of order {}: the largest is {}", order.value(), k_max_order.value());
     if (flags.account != nullptr) HARENA_CHECK_OK(flags.account->charge(PageCount{pages_of(order)}));
     if (order == Order{}) [[likely]]
         if (const ThreadCache::Entry page = pop_cached(flags)) [[likely]] {
@@ -89,19 +99,21 @@ Result<Page*> PagePool::alloc_uncached(Order order, const AllocFlags& flags, con
 
 Result<FreeBlock> PagePool::take(Order order, const AllocFlags& flags) {
     HARENA_CHECK_OK(fork_guard_.check("the page pool"));
-    if (order > k_max_order)
-        return fail(EINVAL, "a block of order {}: the largest is {}", order.value(), k_max_order.value());
     const NodeChoice node = node_for(flags);
+    // Others may take what comes back before this thread has it, and what comes back need not be the right buddies:
+    // again, but not for ever.
+    constexpr int k_rounds = 16;
+    constexpr int k_shrinks = 4;
     auto block = store_->take(order, node);
-    if (block) return block;
-    caches_.drain();
-    // What the unmapped cache gives back is in whole pageblocks, if it has any, but not always in buddies.
-    Result<PageCount> more{PageCount{}};
-    do {
+    int shrinks = 0;
+    for (int round = 0; !block && round < k_rounds; ++round) {
+        if (caches_.drain() == PageCount{}) {
+            if (shrinks++ == k_shrinks) break;
+            const auto shrunk = unmapped_->shrink(PageCount{pages_of(order)});
+            if (!shrunk || *shrunk == PageCount{}) break;
+        }
         block = store_->take(order, node);
-        if (block) return block;
-        more = unmapped_->shrink(PageCount{pages_of(order)});
-    } while (more && *more > PageCount{});
+    }
     return block;
 }
 
@@ -120,8 +132,9 @@ Result<void> PagePool::free_pages(Page* page, Order order, const Site& where) {
         return std::unexpected{ledger_.refusal(*page, order, PageWord::from(was), where)};
     if (page->account() != nullptr) page->account()->uncharge(PageCount{pages_of(order)});
     const FreeBlock block{.first = *found, .order = order};
-    if (store_->pageblock(block.first).unmapped.load(std::memory_order_relaxed) != 0) [[unlikely]]
-        if (unmapped_->adopt(block, (was & PageWord::k_unmapped_bit) != 0)) return {};
+    const bool unmapped = (was & PageWord::k_unmapped_bit) != 0;
+    if (unmapped || store_->pageblock(block.first).follows.load(std::memory_order_relaxed)) [[unlikely]]
+        if (unmapped_->adopt(block, unmapped)) return {};
     if (order != Order{} || !push_cached(block.first)) store_->give(block);
     return {};
 }
@@ -204,6 +217,7 @@ const Page* PagePool::block_of(const Page* page) const noexcept {
 }
 
 Result<void> PagePool::write(const Page* block, std::uint64_t offset, std::span<const std::byte> bytes) {
+    HARENA_CHECK_OK(check_file_size(byte_offset(pfn(block)) + offset + bytes.size(), "a write to the pool's file"));
     if (offset > bytes_of(block->order()) || bytes.size() > bytes_of(block->order()) - offset)
         return fail(ERANGE, "{} bytes at {} of a block of {}", bytes.size(), offset, bytes_of(block->order()));
     for (std::size_t done = 0; done < bytes.size();) {
@@ -240,16 +254,20 @@ Result<PageCount> PagePool::trim(PageCount wanted) {
     auto done = store_->give_back(wanted);
     if (!done || *done >= wanted) return done;
     const PageCount missing{wanted.value() - done->value()};
-    if (const auto more = unmapped_->shrink(missing); !more || *more == PageCount{}) return done;
+    using Contents = UnmappedCache::Contents;
+    if (const auto more = unmapped_->release_some(missing, Contents::dropped); !more || *more == PageCount{})
+        return done;
     const auto rest = store_->give_back(missing);
     return PageCount{done->value() + (rest ? rest->value() : 0)};
 }
 
 PageCount PagePool::count() const {
+    if (fork_guard_.owner_dead()) return {};
     return PageCount{store_->free_pages().value() + caches_.pages().value() + unmapped_->count().value()};
 }
 
 PagePoolStatistics PagePool::statistics() {
+    if (fork_guard_.owner_dead()) return {};  // its locks may be held by threads that are not here
     const UnmappedStatistics unmapped = unmapped_->statistics();
     PagePoolStatistics out{.capacity = store_->capacity(),
                            .grown = store_->grown(),

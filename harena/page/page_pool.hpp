@@ -26,6 +26,8 @@ struct PagePoolOptions {
     bool hugetlb = false;
     /// New pageblocks become one 2 MiB page where the machine can.
     bool collapse = true;
+    /// How many mappings the direct map may consist of; what would make more stays mapped.
+    std::uint64_t max_vmas = 16'384;
     /// NUMA nodes; none: as many as the machine has.
     std::optional<unsigned> nodes = std::nullopt;
 };
@@ -48,11 +50,11 @@ struct PagePoolStatistics {
 /// The physical memory of a process: a file whose pages are handed out in blocks of 2^order, all of it mapped at one
 /// place (the direct map), except what is kept without an address (`unmapped`).
 ///
-/// Thread-safe. In a child after fork, everything is EOWNERDEAD. Kernel: mm/page_alloc.c.
+/// Thread-safe, but not for signal handlers. In a child after fork, everything is EOWNERDEAD. Kernel: mm/page_alloc.c.
 class PagePool final : public Shrinker {
 public:
-    /// Errors: EINVAL (capacity or nodes), EFBIG (RLIMIT_FSIZE), ENOMEM (addresses, mappings), ENOTSUP, ENOSYS
-    /// (hugetlb).
+    /// Errors: EINVAL (capacity or nodes), EFBIG (RLIMIT_FSIZE), ENOMEM (addresses, mappings), ENOTSUP (no
+    /// hugetlb), EMFILE.
     [[nodiscard]] static Result<std::unique_ptr<PagePool>> create(const PagePoolOptions& options);
     /// All pages must be back, and no thread may use the pool any more. Debug builds abort otherwise.
     ~PagePool() override;
@@ -88,7 +90,9 @@ public:
     /// this pool. Thread-safe.
     [[nodiscard]] const Page* block_of(const Page* page) const noexcept;
     /// The NUMA node that the memory of page `pfn` was wanted on.
-    [[nodiscard]] unsigned node(Pfn pfn) const noexcept { return store_->pageblock(pfn).node; }
+    [[nodiscard]] unsigned node(Pfn pfn) const noexcept {
+        return store_->pageblock(pfn).node.load(std::memory_order_relaxed);
+    }
     /// Copies bytes to or from an allocated block through the pool's file: it needs no address. Errors: ERANGE (more
     /// than the block has), EIO, ENOMEM.
     Result<void> write(const Page* block, std::uint64_t offset, std::span<const std::byte> bytes);
@@ -115,7 +119,7 @@ public:
     /// As `trim`: for a `PressureMonitor`.
     Result<PageCount> shrink(PageCount wanted) override { return trim(wanted); }
 
-    /// Exact while no other thread allocates or frees.
+    /// Exact while no other thread allocates or frees. All 0 in a child after fork, as `count`.
     [[nodiscard]] PagePoolStatistics statistics();
     /// Reads the process's page tables: slow. Errors: that of reading /proc/self/smaps.
     [[nodiscard]] Result<DirectMapStatistics> direct_map_statistics() const {

@@ -77,65 +77,69 @@ std::size_t PageStore::take_single_pages(std::span<FreeBlock> pages, NodeChoice 
     return taken;
 }
 
-Result<FreeBlock> PageStore::take(Order order, NodeChoice node) {
-    if (auto block = take_free(order, node)) return *block;
+Result<FreeBlock> PageStore::take(Order order, NodeChoice choice) {
+    const NodeChoice here{.preferred = choice.preferred, .strict = true};
+    if (auto block = take_free(order, here)) return *block;
     // One thread at a time: those who waited find what the first one left.
     const std::lock_guard lock{grow_mutex_};
-    if (auto block = take_free(order, node)) return *block;
-    HARENA_TRY(const FreeBlock grown, grow(order, node.preferred));
-    if (grown.order == order) return grown;
+    if (auto block = take_free(order, here)) return *block;
+    const auto grown = grow(order, choice.preferred);
+    if (!grown) {
+        if (!choice.strict)
+            if (auto block = take_free(order, choice)) return *block;
+        return grown;
+    }
+    if (grown->order == order) return grown;
     // Only what is over is given to the others: nobody takes this block before we have ours.
-    Node& owner = node_of(grown.first);
+    Node& owner = node_of(grown->first);
     const std::lock_guard owner_lock{owner.mutex};
-    owner.free.give(grown);
-    return *owner.free.take_at(grown.first, order);
+    owner.free.give(*grown);
+    return *owner.free.take_at(grown->first, order);
 }
 
 Result<FreeBlock> PageStore::grow(Order order, unsigned node) {
-    const auto room = find_room(order);
-    if (!room)
-        return fail(ENOMEM, "the pool has no free block of {} pages and is at its capacity of {} pages",
-                    pages_of(order), capacity().value());
-    HARENA_CHECK_OK(grow_pageblock(*room, node));
-    FreeBlock block{.first = *room, .order = k_pageblock_order, .zero = true};
-    if (order <= k_pageblock_order) return block;
-    // The other half: grown too, or free already.
-    const Pfn buddy{room->value() ^ k_pageblock_pages};
-    if (!grown_.test(pageblock_of(buddy))) {
-        if (auto grown = grow_pageblock(buddy, node); !grown) {
-            give(block);
-            return pass_on(grown.error());
-        }
-    } else {
-        const auto free = take_at(buddy, k_pageblock_order);
-        if (!free) {
-            give(block);
-            return fail(ENOMEM, "the pool has no free block of {} pages", pages_of(order));
-        }
-        block.zero = free->zero;
+    if (order <= k_pageblock_order) {
+        const std::size_t room = grown_.find_next_clear(0);
+        if (room == grown_.size()) return no_room(order);
+        const Pfn first{static_cast<std::uint32_t>(room * k_pageblock_pages)};
+        HARENA_CHECK_OK(grow_pageblock(first, node));
+        return FreeBlock{.first = first, .order = k_pageblock_order, .zero = true};
     }
-    pages_[std::max(*room, buddy)].store({});
-    block.first = std::min(*room, buddy);
-    block.order = k_max_order;
-    return block;
+    // Two that are buddies: both new, or one new and the other free on this node.
+    for (std::size_t room = grown_.find_next_clear(0); room < grown_.size(); room = grown_.find_next_clear(room + 1)) {
+        if ((room ^ 1) >= grown_.size()) continue;
+        const Pfn first{static_cast<std::uint32_t>(room * k_pageblock_pages)};
+        const Pfn buddy{first.value() ^ k_pageblock_pages};
+        std::optional<FreeBlock> other;
+        if (grown_.test(room ^ 1)) {
+            if (pageblock(buddy).node.load(std::memory_order_relaxed) == node)
+                other = take_at(buddy, k_pageblock_order);
+            if (!other) continue;
+        }
+        Result<void> grown = grow_pageblock(first, node);
+        if (grown && !other) {
+            grown = grow_pageblock(buddy, node);
+            if (!grown) give(FreeBlock{.first = first, .order = k_pageblock_order, .zero = true});
+        } else if (!grown && other) {
+            give(*other);
+        }
+        if (!grown) return pass_on(grown.error());
+        const FreeBlock block{.first = std::min(first, buddy), .order = k_max_order, .zero = !other || other->zero};
+        pages_[std::max(first, buddy)].store({});
+        pages_[block.first].store({.state = PageState::cached, .order = block.order, .zero = block.zero});
+        return block;
+    }
+    return no_room(order);
 }
 
-std::optional<Pfn> PageStore::find_room(Order order) const noexcept {
-    for (std::size_t i = grown_.find_next_clear(0); i < grown_.size(); i = grown_.find_next_clear(i + 1)) {
-        const Pfn pfn{static_cast<std::uint32_t>(i * k_pageblock_pages)};
-        if (order <= k_pageblock_order) return pfn;
-        const std::size_t buddy = i ^ 1;
-        if (buddy >= grown_.size()) continue;
-        if (!grown_.test(buddy)) return pfn;
-        const PageWord word = pages_[Pfn{pfn.value() ^ k_pageblock_pages}].load();
-        if (word.state == PageState::free && word.order == k_pageblock_order) return pfn;
-    }
-    return std::nullopt;
+std::unexpected<Error> PageStore::no_room(Order order) const {
+    return fail(ENOMEM, "the pool has no free block of {} pages and is at its capacity of {} pages", pages_of(order),
+                capacity().value());
 }
 
 Result<void> PageStore::grow_pageblock(Pfn pageblock, unsigned node) {
     HARENA_CHECK_OK(direct_map_->grow(pageblock, nodes() > 1 ? std::optional{node} : std::nullopt));
-    this->pageblock(pageblock).node = static_cast<std::uint8_t>(node);
+    this->pageblock(pageblock).node.store(static_cast<std::uint8_t>(node), std::memory_order_relaxed);
     pages_[pageblock].store({.state = PageState::cached, .order = k_pageblock_order, .zero = true});
     grown_.set(pageblock_of(pageblock));
     grown_pages_.fetch_add(k_pageblock_pages, std::memory_order_relaxed);
@@ -164,7 +168,7 @@ Result<PageCount> PageStore::give_back(PageCount wanted) {
         const auto block = take_free(k_pageblock_order, {});
         if (!block) break;
         if (const auto gone = direct_map_->give_back(block->first); !gone) {
-            give(*block);
+            give({.first = block->first, .order = block->order, .zero = false});
             if (done == PageCount{}) return pass_on(gone.error());
             break;
         }

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "harena/base/bitmap.hpp"
+#include "harena/base/os/process.hpp"
 #include "harena/base/result.hpp"
 #include "harena/page/direct_map.hpp"
 #include "harena/page/free_blocks.hpp"
@@ -28,11 +29,13 @@ struct NodeChoice {
 
 /// What a pool knows of 2 MiB of its pages.
 struct Pageblock {
-    /// How many of its pages are out of the direct map. While there are any, the others follow when they are freed, so
-    /// that in the end the whole block is out. Changed by the unmapped cache; read by every free.
+    /// How many of its pages are out of the direct map. Changed by the unmapped cache.
     std::atomic<std::uint16_t> unmapped{0};
-    /// The node its memory is on; set while it grows.
-    std::uint8_t node = 0;
+    /// Set while it left only in part, and the rest is to follow as it is freed, so that in the end all of it is out;
+    /// not if a part has returned on purpose. Read by every free.
+    std::atomic<bool> follows{false};
+    /// The node its memory is on; changed while it grows.
+    std::atomic<std::uint8_t> node{0};
 };
 
 /// The memory of a pool: descriptors, direct map, and the free blocks of each NUMA node. Grows by pageblocks up to its
@@ -59,6 +62,8 @@ public:
     /// Pages of the pageblocks that are in the pool now.
     [[nodiscard]] PageCount grown() const noexcept { return PageCount{grown_pages_.load(std::memory_order_relaxed)}; }
     [[nodiscard]] unsigned nodes() const noexcept { return static_cast<unsigned>(nodes_.size()); }
+    /// The calling thread's.
+    [[nodiscard]] unsigned current_node() const noexcept { return nodes() == 1 ? 0 : os::current_node() % nodes(); }
 
     /// A block of `order`; grows if none is free. Errors: ENOMEM: the pool is at its capacity and has no such block, or
     /// the system has no memory for it to grow.
@@ -92,14 +97,16 @@ private:
 
     PageStore(PageArray pages, std::unique_ptr<DirectMap> direct_map, unsigned nodes);
 
-    [[nodiscard]] Node& node_of(Pfn pfn) const noexcept { return *nodes_[pageblock(pfn).node]; }
+    [[nodiscard]] Node& node_of(Pfn pfn) const noexcept {
+        return *nodes_[pageblock(pfn).node.load(std::memory_order_relaxed)];
+    }
     /// Calls `visit(node)` for the preferred node and, unless strict, for the others, until it returns true.
     template <typename Visit>
     bool any_node(NodeChoice choice, Visit&& visit) const;
 
     /// Adds a block of `order` (the pageblocks it needs) to the pool and returns it, or a larger one.
     [[nodiscard]] Result<FreeBlock> grow(Order order, unsigned node);
-    [[nodiscard]] std::optional<Pfn> find_room(Order order) const noexcept;
+    [[nodiscard]] std::unexpected<Error> no_room(Order order) const;
     [[nodiscard]] Result<void> grow_pageblock(Pfn pageblock, unsigned node);
 
     PageArray pages_;

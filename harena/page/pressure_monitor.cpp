@@ -29,6 +29,10 @@ Result<std::unique_ptr<PressureMonitor>> PressureMonitor::watch(Shrinker& shrink
 
 PressureMonitor::~PressureMonitor() {
     if (!thread_.joinable()) return;
+    if (fork_guard_.owner_dead()) {  // the thread is the parent's, and its eventfd must not be touched
+        thread_.detach();
+        return;
+    }
     (void)os::wake(stop_.get());
     thread_.join();
 }
@@ -36,7 +40,10 @@ PressureMonitor::~PressureMonitor() {
 void PressureMonitor::loop() {
     for (;;) {
         const auto woken = os::wait_for_event(trigger_.get(), stop_.get());
-        if (!woken || *woken != os::Woken::by_event) return;
+        if (!woken || *woken != os::Woken::by_event) {
+            watching_.store(false, std::memory_order_relaxed);
+            return;
+        }
         if (const auto given = shrinker_.shrink(pages_)) given_.fetch_add(given->value(), std::memory_order_relaxed);
         notifications_.fetch_add(1, std::memory_order_relaxed);
     }

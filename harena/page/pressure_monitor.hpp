@@ -7,6 +7,7 @@
 #include <string>
 #include <thread>
 
+#include "harena/base/fork.hpp"
 #include "harena/base/os/sys_result.hpp"
 #include "harena/base/result.hpp"
 #include "harena/page/shrinker.hpp"
@@ -39,6 +40,8 @@ public:
     /// Waits for a notification that is being served.
     ~PressureMonitor();
 
+    /// False when no more notifications will come: the trigger has ended, or cannot be waited for.
+    [[nodiscard]] bool watching() const noexcept { return watching_.load(std::memory_order_relaxed); }
     /// Notifications so far, and pages that were given because of them.
     [[nodiscard]] std::uint64_t notifications() const noexcept {
         return notifications_.load(std::memory_order_relaxed);
@@ -54,8 +57,10 @@ private:
     os::FileDescriptor trigger_;
     os::FileDescriptor stop_;
     PageCount pages_;
+    std::atomic<bool> watching_{true};
     std::atomic<std::uint64_t> notifications_{0};
     std::atomic<std::uint64_t> given_{0};
+    ForkGuard fork_guard_;
     std::thread thread_;
 };
 

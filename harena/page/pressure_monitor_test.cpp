@@ -8,7 +8,7 @@
 #include <thread>
 
 #include "harena/base/os/fault_injection.hpp"
-#include "harena/page/pool_test_support.hpp"
+#include "harena/page/test_support.hpp"
 #include "harena/page/unmapped_cache.hpp"
 
 namespace harena {

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "harena/page/thread_cache.hpp"
 
+#include <pthread.h>
+
 #include <algorithm>
+#include <memory>
 #include <new>
 #include <unordered_map>
 
 #include "harena/base/fork.hpp"
-#include "harena/base/immortal.hpp"
+#include "harena/base/os/sys_result.hpp"
 
 namespace harena {
 
@@ -24,40 +27,43 @@ Live& live() {
     return *all;
 }
 
-constinit thread_local bool thread_ends = false;
-
 void before_fork() noexcept { live().mutex.lock(); }
 void after_fork_in_parent() noexcept { live().mutex.unlock(); }
 void after_fork_in_child() noexcept;
 
+pthread_key_t key;
+
 }  // namespace
 
-/// What a thread has, to be given back at its end.
+/// What a thread has, to be given back at its end. By a key rather than a thread-local object: its destructor runs
+/// after those of all thread-local objects, and again if one of the other keys' used a pool.
 class ThreadExit {
 public:
     ThreadExit() = default;
     ThreadExit(const ThreadExit&) = delete;
     ThreadExit& operator=(const ThreadExit&) = delete;
     ~ThreadExit() {
-        thread_ends = true;
         ThreadCaches::last_used_ = {};
+        this_thread_ = nullptr;
         Live& all = live();
         const std::lock_guard lock{all.mutex};
         for (const ThreadCaches::Used& used : mine_)
             if (const auto pool = all.caches.find(used.id); pool != all.caches.end()) pool->second->retire(used.cache);
     }
 
-    static ThreadExit& of_this_thread() {
-        static thread_local ThreadExit exit;
-        return exit;
+    /// The calling thread's; null if it has none.
+    static ThreadExit* find() noexcept { return this_thread_; }
+    /// The calling thread's, made if it has none. Throws std::bad_alloc.
+    static ThreadExit& get() {
+        if (this_thread_ == nullptr) {
+            auto made = std::make_unique<ThreadExit>();
+            if (::pthread_setspecific(key, made.get()) != 0) throw std::bad_alloc{};
+            this_thread_ = made.release();
+        }
+        return *this_thread_;
     }
 
-    /// In a child after fork: what this thread had is the parent's.
-    static void forget() noexcept {
-        ThreadCaches::last_used_ = {};
-        of_this_thread().mine_.clear();
-    }
-    [[nodiscard]] ThreadCache* find(std::uint64_t id) const noexcept {
+    [[nodiscard]] ThreadCache* cache_of(std::uint64_t id) const noexcept {
         const auto used = std::ranges::find(mine_, id, &ThreadCaches::Used::id);
         return used == mine_.end() ? nullptr : used->cache;
     }
@@ -66,15 +72,23 @@ public:
         std::erase_if(mine_, [](const auto& used) { return !live().caches.contains(used.id); });
         mine_.push_back({id, cache});
     }
+    /// In a child after fork: what this thread had is the parent's.
+    static void forget() noexcept {
+        ThreadCaches::last_used_ = {};
+        if (this_thread_ != nullptr) this_thread_->mine_.clear();
+    }
 
 private:
+    static constinit thread_local ThreadExit* this_thread_;
     std::vector<ThreadCaches::Used> mine_;
 };
+
+constinit thread_local ThreadExit* ThreadExit::this_thread_ = nullptr;
 
 namespace {
 void after_fork_in_child() noexcept {
     live().mutex.unlock();
-    if (!thread_ends) ThreadExit::forget();
+    ThreadExit::forget();
 }
 }  // namespace
 
@@ -95,10 +109,17 @@ void ThreadCache::drain(PageStore& store, std::size_t count) noexcept {
     set_count(this->count() - count);
 }
 
+Result<void> ThreadCaches::prepare() {
+    static const Result<void> prepared = [] -> Result<void> {
+        OwnerLock::prepare();
+        if (const int error = ::pthread_key_create(&key, [](void* exit) { delete static_cast<ThreadExit*>(exit); }))
+            return os::fail_with({error}, "cannot learn of the ends of threads");
+        return at_fork({.prepare = &before_fork, .parent = &after_fork_in_parent, .child = &after_fork_in_child});
+    }();
+    return prepared;
+}
+
 ThreadCaches::ThreadCaches(PageStore& store) : store_{store} {
-    OwnerLock::prepare();
-    [[maybe_unused]] static const Result<void> fork_rules =
-        at_fork({.prepare = &before_fork, .parent = &after_fork_in_parent, .child = &after_fork_in_child});
     Live& all = live();
     const std::lock_guard lock{all.mutex};
     id_ = ++all.last_id;
@@ -115,9 +136,14 @@ ThreadCaches::~ThreadCaches() {
     for (const auto& cache : caches_) cache->drain(store_, cache->count());  // no owner is in it
 }
 
+ThreadCache* ThreadCaches::mine_if_any() const noexcept {
+    const ThreadExit* const thread = ThreadExit::find();
+    return thread == nullptr ? nullptr : thread->cache_of(id_);
+}
+
 ThreadCache* ThreadCaches::find_mine() noexcept {
-    if (thread_ends || fork_guard_.owner_dead()) return nullptr;
-    ThreadCache* cache = ThreadExit::of_this_thread().find(id_);
+    if (fork_guard_.owner_dead()) return nullptr;
+    ThreadCache* cache = mine_if_any();
     if (cache == nullptr) {
         try {
             cache = make_mine();
@@ -132,12 +158,13 @@ ThreadCache* ThreadCaches::find_mine() noexcept {
 ThreadCache* ThreadCaches::make_mine() {
     auto made = std::make_unique<ThreadCache>();
     ThreadCache* const cache = made.get();
+    ThreadExit& thread = ThreadExit::get();
     Live& all = live();
     const std::lock_guard live_lock{all.mutex};
     const std::lock_guard lock{mutex_};
     caches_.push_back(std::move(made));
     try {
-        ThreadExit::of_this_thread().add(id_, cache);
+        thread.add(id_, cache);
     } catch (const std::bad_alloc&) {
         caches_.pop_back();
         throw;
@@ -151,17 +178,22 @@ void ThreadCaches::retire(ThreadCache* cache) noexcept {
     std::erase_if(caches_, [cache](const auto& one) { return one.get() == cache; });
 }
 
-void ThreadCaches::drain() noexcept {
-    ThreadCache* const own = mine();  // before the lock: it may be made now
+PageCount ThreadCaches::drain() noexcept {
+    const ThreadCache* const own = mine_if_any();
+    std::uint64_t moved = 0;
     const std::lock_guard lock{mutex_};
     for (const auto& cache : caches_) cache->owner_lock().revoke();
     const bool all = OwnerLock::barrier();
     for (const auto& cache : caches_) {
         // Nobody is in this thread's.
         if (all) cache->owner_lock().wait_for_owner();
-        if (all || cache.get() == own) cache->drain(store_, cache->count());
+        if (all || cache.get() == own) {
+            moved += cache->count();
+            cache->drain(store_, cache->count());
+        }
         cache->owner_lock().restore();
     }
+    return PageCount{moved};
 }
 
 PageCount ThreadCaches::pages() const {

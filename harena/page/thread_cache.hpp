@@ -77,6 +77,8 @@ private:
 /// The caches of all threads that use one pool. A thread's is made at its first use and given back at its end.
 class ThreadCaches {
 public:
+    /// What is done once in a process, before the first: EAGAIN, ENOMEM.
+    [[nodiscard]] static Result<void> prepare();
     explicit ThreadCaches(PageStore& store);
     ThreadCaches(const ThreadCaches&) = delete;
     ThreadCaches& operator=(const ThreadCaches&) = delete;
@@ -93,7 +95,8 @@ public:
 
     /// Gives the pages of all caches back to the store. Where a sandbox forbids membarrier(2), only after it was
     /// allowed before, they stay with their threads.
-    void drain() noexcept;
+    /// Returns how many there were.
+    PageCount drain() noexcept;
     /// Pages in all caches.
     [[nodiscard]] PageCount pages() const;
 
@@ -105,10 +108,13 @@ private:
         ThreadCache* cache = nullptr;
     };
 
+    /// The calling thread's, if it has one.
+    [[nodiscard]] ThreadCache* mine_if_any() const noexcept;
     [[nodiscard]] ThreadCache* find_mine() noexcept;
     [[nodiscard]] ThreadCache* make_mine();
     /// The end of a thread that has `cache`.
     void retire(ThreadCache* cache) noexcept;
+    // NOLINTNEXTLINE(readability-identifier-naming): a member, whatever its storage
     static constinit thread_local Used last_used_;
 
     std::uint64_t id_;  // never used twice in a process: a pool that takes the place of another is not taken for it

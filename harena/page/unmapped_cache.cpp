@@ -38,13 +38,14 @@ Result<void> UnmappedCache::unmapped_pages_free(Page* page, const Site& where) {
     HARENA_CHECK_OK(fork_guard_.check("the unmapped cache"));
     const auto pfn = store_.pages().find(page);
     if (!pfn) return std::unexpected{PageLedger::not_a_page(page, where)};
-    const PageWord word = page->load();
-    const Order order = word.order;
-    if (word.state == PageState::allocated && !word.unmapped)
-        return fail(EINVAL, "page {} is in the direct map: free it with free_pages", pfn->value());
+    const Order order = page->order();
     std::uint64_t was = 0;
-    if (!ledger_.try_take_back(*page, order, was, where))
-        return std::unexpected{ledger_.refusal(*page, order, PageWord::from(was), where)};
+    if (!ledger_.try_take_back(*page, order, was, where, true)) {
+        const PageWord found = PageWord::from(was);
+        if (found.state == PageState::allocated && !found.unmapped)
+            return fail(EINVAL, "page {} is in the direct map: free it with free_pages", pfn->value());
+        return std::unexpected{ledger_.refusal(*page, order, found, where)};
+    }
     if (page->account() != nullptr) page->account()->uncharge(PageCount{pages_of(order)});
     (void)adopt({.first = *pfn, .order = order}, true);  // what is unmapped already is always taken
     return {};
@@ -55,8 +56,8 @@ bool UnmappedCache::adopt(const FreeBlock& block, bool unmapped) {
     if (unmapped) {
         allocated_ -= pages_of(block.order);
     } else {
-        // It may all have returned to the direct map since the caller looked.
-        const bool leaves = store_.pageblock(block.first).unmapped.load(std::memory_order_relaxed) != 0;
+        // A part may have returned to the direct map since the caller looked.
+        const bool leaves = store_.pageblock(block.first).follows.load(std::memory_order_relaxed);
         if (!leaves || !store_.direct_map().unmap(block.first, block.order)) {
             statistics_.unmap_failures += leaves ? 1U : 0U;
             return false;
@@ -75,7 +76,7 @@ Result<FreeBlock> UnmappedCache::take(Order order, bool no_zero) {
             if (const auto block = dirty_.take(order)) return counted_out(*block);
         if (const auto block = zero_.take(order)) return counted_out(*block);
         HARENA_TRY(const bool zeroed, zero_some(order));
-        if (!zeroed) HARENA_CHECK_OK(refill(order));
+        if (!zeroed) HARENA_CHECK_OK(refill(order, {.preferred = store_.current_node()}));
     }
 }
 
@@ -102,22 +103,27 @@ Result<void> UnmappedCache::flush() {
     return {};
 }
 
-Result<void> UnmappedCache::refill(Order order) {
-    auto block = take_from_store(order);
-    if (!block) {
+Result<void> UnmappedCache::refill(Order order, NodeChoice node) {
+    auto block = take_from_store(order, node);
+    if (!block || block->order < k_pageblock_order) {
+        // Perhaps the pages in threads' caches make a whole one.
+        if (block) store_.give(*block);
         caches_.drain();
-        block = take_from_store(order);
+        block = take_from_store(order, node);
     }
     if (!block) return pass_on(block.error());
     HARENA_CHECK_OK(unmap_and_add(*block));
-    if (block->order < k_pageblock_order) follow(pageblock_begin(block->first));
+    if (block->order < k_pageblock_order) {
+        store_.pageblock(block->first).follows.store(true, std::memory_order_relaxed);
+        follow(pageblock_begin(block->first));
+    }
     return {};
 }
 
-Result<FreeBlock> UnmappedCache::take_from_store(Order order) {
+Result<FreeBlock> UnmappedCache::take_from_store(Order order, NodeChoice node) {
     if (order <= k_pageblock_order && next_ && next_->value() < store_.pages().size())
         if (const auto block = store_.take_at(*next_, k_pageblock_order)) return *block;
-    auto whole = store_.take(std::max(order, k_pageblock_order), {});
+    auto whole = store_.take(std::max(order, k_pageblock_order), node);
     if (whole) return whole;
     if (const auto part = store_.take_largest(order)) return *part;
     return whole;
@@ -149,14 +155,16 @@ void UnmappedCache::follow(Pfn pageblock) {
     }
 }
 
-Result<PageCount> UnmappedCache::shrink(PageCount wanted) {
+Result<PageCount> UnmappedCache::shrink(PageCount wanted) { return release_some(wanted, Contents::zeroed); }
+
+Result<PageCount> UnmappedCache::release_some(PageCount wanted, Contents contents) {
     HARENA_CHECK_OK(fork_guard_.check("the unmapped cache"));
     const std::lock_guard lock{mutex_};
     std::uint64_t done = 0;
     Result<void> released;
     for (std::size_t b = whole_.find_next_set(0); done < wanted.value() && b < whole_.size();
          b = whole_.find_next_set(b + 1)) {
-        released = release_pageblock(Pfn{static_cast<std::uint32_t>(b * k_pageblock_pages)});
+        released = release_pageblock(Pfn{static_cast<std::uint32_t>(b * k_pageblock_pages)}, contents);
         if (!released) break;
         done += k_pageblock_pages;
     }
@@ -166,29 +174,31 @@ Result<PageCount> UnmappedCache::shrink(PageCount wanted) {
         if (zero == k_orders && dirty == k_orders) break;
         FreeBlocks& from = dirty == k_orders || (zero != k_orders && zero >= dirty) ? zero_ : dirty_;
         const FreeBlock block = *from.take_largest();
-        released = release(block);
+        released = release(block, Contents::zeroed);
         if (released) done += pages_of(block.order);
     }
     if (!released && done == 0) return pass_on(released.error());
     return PageCount{done};
 }
 
-Result<void> UnmappedCache::release_pageblock(Pfn first) {
+Result<void> UnmappedCache::release_pageblock(Pfn first, Contents contents) {
     // In one piece in one of the lists, or in pieces that become one when all of them are zero.
-    if (const auto block = zero_.take_at(first, k_pageblock_order)) return release(*block);
-    if (const auto block = dirty_.take_at(first, k_pageblock_order)) return release(*block);
+    if (const auto block = zero_.take_at(first, k_pageblock_order)) return release(*block, contents);
+    if (const auto block = dirty_.take_at(first, k_pageblock_order)) return release(*block, contents);
     for (std::uint32_t i = 0; i < k_pageblock_pages;) {
         const auto dirty = dirty_.at(first + i);
         const auto zero = zero_.at(first + i);
         i += pages_of(dirty ? dirty->order : zero ? zero->order : Order{});
         if (dirty) HARENA_CHECK_OK(zero_dirty(*dirty_.take_at(dirty->first, dirty->order)));
     }
-    return release(*zero_.take_at(first, k_pageblock_order));
+    return release(*zero_.take_at(first, k_pageblock_order), contents);
 }
 
-Result<void> UnmappedCache::release(const FreeBlock& block) {
+Result<void> UnmappedCache::release(const FreeBlock& block, Contents contents) {
     if (!block.zero)
-        if (auto zeroed = store_.direct_map().zero(block.first, pages_of(block.order)); !zeroed) {
+        if (auto zeroed = contents == Contents::dropped ? store_.direct_map().drop(block.first, block.order)
+                                                        : store_.direct_map().zero(block.first, pages_of(block.order));
+            !zeroed) {
             ++statistics_.zero_failures;
             dirty_.give(block);
             return zeroed;
@@ -237,18 +247,20 @@ void UnmappedCache::count_free(const FreeBlock& block, bool added) noexcept {
 }
 
 void UnmappedCache::count_unmapped(const FreeBlock& block, bool added) noexcept {
-    for_each_pageblock(block, [&](std::uint32_t pageblock, std::uint32_t pages) {
-        auto& unmapped = store_.pageblock(Pfn{pageblock * k_pageblock_pages}).unmapped;
-        const std::uint32_t before = unmapped.load(std::memory_order_relaxed);
+    for_each_pageblock(block, [&](std::uint32_t number, std::uint32_t pages) {
+        Pageblock& pageblock = store_.pageblock(Pfn{number * k_pageblock_pages});
+        const std::uint32_t before = pageblock.unmapped.load(std::memory_order_relaxed);
         const std::uint32_t after = added ? before + pages : before - pages;
-        unmapped.store(static_cast<std::uint16_t>(after), std::memory_order_relaxed);
-        // A part of a pageblock that was mapped whole, or the last part that was missing.
-        if (before == 0 && after < k_pageblock_pages) store_.direct_map().count_split();
-        if (after == 0 && before < k_pageblock_pages) store_.direct_map().count_merge();
+        pageblock.unmapped.store(static_cast<std::uint16_t>(after), std::memory_order_relaxed);
+        if (!added || after == k_pageblock_pages) pageblock.follows.store(false, std::memory_order_relaxed);
+        const auto in_parts = [](std::uint32_t out) { return out != 0 && out != k_pageblock_pages; };
+        if (!in_parts(before) && in_parts(after)) store_.direct_map().count_split();
+        if (in_parts(before) && !in_parts(after)) store_.direct_map().count_merge();
     });
 }
 
 UnmappedStatistics UnmappedCache::statistics() const {
+    if (fork_guard_.owner_dead()) return {};
     const std::lock_guard lock{mutex_};
     UnmappedStatistics out = statistics_;
     out.free = PageCount{zero_.pages() + dirty_.pages()};

@@ -81,6 +81,11 @@ private:
     static constexpr std::uint8_t k_zero_list = 254;
     static constexpr std::uint8_t k_dirty_list = 255;
 
+    /// How the contents of whole pageblocks go: overwritten, or with their memory, which the system gets back.
+    enum class Contents : std::uint8_t { zeroed, dropped };
+    /// As `shrink`.
+    [[nodiscard]] Result<PageCount> release_some(PageCount wanted, Contents contents);
+
     /// A block that its owner gave back comes in: an unmapped one, or one whose pageblock is going to be. False if it
     /// could not leave the direct map.
     [[nodiscard]] bool adopt(const FreeBlock& block, bool unmapped);
@@ -91,15 +96,15 @@ private:
     [[nodiscard]] Result<bool> zero_some(Order order);
     Result<void> zero_dirty(const FreeBlock& block);
     /// Brings a block of at least `order` in, a pageblock if there is one.
-    [[nodiscard]] Result<void> refill(Order order);
-    [[nodiscard]] Result<FreeBlock> take_from_store(Order order);
+    [[nodiscard]] Result<void> refill(Order order, NodeChoice node);
+    [[nodiscard]] Result<FreeBlock> take_from_store(Order order, NodeChoice node);
     [[nodiscard]] Result<void> unmap_and_add(const FreeBlock& block);
     /// Brings what is free of a pageblock in, of which a part came in.
     void follow(Pfn pageblock);
     /// Returns a block to the direct map and to the pool; after an error, it is in the cache as before.
-    [[nodiscard]] Result<void> release(const FreeBlock& block);
+    [[nodiscard]] Result<void> release(const FreeBlock& block, Contents contents);
     /// The same for a pageblock that is free here, in however many pieces.
-    [[nodiscard]] Result<void> release_pageblock(Pfn first);
+    [[nodiscard]] Result<void> release_pageblock(Pfn first, Contents contents);
     /// A block that was not here comes in.
     void give(const FreeBlock& block) noexcept;
     /// A block that was here goes to a caller.

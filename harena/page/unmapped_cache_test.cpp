@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "harena/base/os/fault_injection.hpp"
-#include "harena/page/pool_test_support.hpp"
+#include "harena/page/test_support.hpp"
 
 namespace harena {
 namespace {
@@ -148,10 +148,10 @@ TEST_F(Unmapped, an_ordinary_free_returns_an_unmapped_page_to_the_cache) {
 }
 
 TEST_F(Unmapped, adjoining_pageblocks_are_one_mapping) {
-    const std::size_t before = test::mappings();
+    const std::size_t before = test::count_mappings();
     std::vector<Page*> pages;
     for (std::uint32_t i = 0; i < 4 * k_pageblock_pages; ++i) pages.push_back(take());
-    EXPECT_LE(test::mappings(), before + 2);
+    EXPECT_LE(test::count_mappings(), before + 2);
     for (Page* const page : pages) free(page);
 }
 

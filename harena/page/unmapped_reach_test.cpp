@@ -15,7 +15,7 @@
 #include <string_view>
 #include <vector>
 
-#include "harena/page/pool_test_support.hpp"
+#include "harena/page/test_support.hpp"
 #include "harena/page/unmapped_cache.hpp"
 
 namespace harena {

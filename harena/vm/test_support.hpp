@@ -17,38 +17,11 @@
 
 #include <gtest/gtest.h>
 
-#include "harena/base/os/file.hpp"
+#include "harena/base/test_support.hpp"
 #include "harena/page/unmapped_cache.hpp"
 #include "harena/vm/vm_space.hpp"
 
 namespace harena::test {
-
-/// Whether `result` is an error with `code` whose sentence has `part` in it.
-template <typename T>
-testing::AssertionResult refused(const Result<T>& result, int code, std::string_view part) {
-    if (result) return testing::AssertionFailure() << "no error";
-    if (result.error().code() != code || result.error().message().find(part) == std::string::npos)
-        return testing::AssertionFailure() << result.error().code() << ": " << result.error().message();
-    return testing::AssertionSuccess();
-}
-
-/// Whether the kernel can read, or write, a byte there for us.
-inline bool readable(const void* at) {
-    std::array<int, 2> pipe{-1, -1};
-    if (::pipe(pipe.data()) != 0) return false;
-    const bool read = ::write(pipe[1], at, 1) == 1;
-    ::close(pipe[0]);
-    ::close(pipe[1]);
-    return read;
-}
-inline bool writable(void* at) {
-    std::array<int, 2> pipe{-1, -1};
-    if (::pipe(pipe.data()) != 0) return false;
-    const bool written = ::write(pipe[1], "w", 1) == 1 && ::read(pipe[0], at, 1) == 1;
-    ::close(pipe[0]);
-    ::close(pipe[1]);
-    return written;
-}
 
 /// A space with a pool.
 class VmTest : public testing::Test {

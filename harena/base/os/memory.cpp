@@ -102,11 +102,12 @@ SysResult<std::size_t> write_zeros(int fd, std::size_t length, std::uint64_t off
     if (const int error = detail::injected(Call::pwrite)) return sys_fail(error);
     // One buffer that stays in the cache, again and again.
     static constexpr std::size_t k_zeros = 64 * k_kib;
-    alignas(64) static constinit std::array<std::byte, k_zeros> zeros{};
+    // Constant: what nobody can write to.
+    alignas(64) static constexpr std::array<std::byte, k_zeros> zeros{};
     std::array<iovec, k_huge_page_size / k_zeros> parts;
     std::size_t count = 0;
     for (std::size_t left = std::min(length, std::size_t{k_huge_page_size}); left > 0; left -= parts[count++].iov_len)
-        parts[count] = {.iov_base = zeros.data(), .iov_len = std::min(left, k_zeros)};
+        parts[count] = {.iov_base = const_cast<std::byte*>(zeros.data()), .iov_len = std::min(left, k_zeros)};
     const ssize_t written = ::pwritev(fd, parts.data(), static_cast<int>(count), static_cast<off_t>(offset));
     if (written < 0) return sys_fail(errno);
     return static_cast<std::size_t>(written);

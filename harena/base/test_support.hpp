@@ -6,28 +6,27 @@
 
 #include <algorithm>
 #include <array>
-#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <functional>
-#include <memory>
-#include <mutex>
+#include <filesystem>
 #include <string_view>
-#include <thread>
 
 #include <gtest/gtest.h>
 
 #include "harena/base/os/file.hpp"
-#include "harena/page/page_pool.hpp"
+#include "harena/base/page_math.hpp"
+#include "harena/base/result.hpp"
 
+/// What the tests of all layers share.
 namespace harena::test {
 
-inline std::unique_ptr<PagePool> make_pool(PageCount capacity) {
-    auto pool = PagePool::create({.capacity = capacity, .nodes = 1});
-    EXPECT_TRUE(pool) << pool.error().message();
-    return pool ? std::move(*pool) : nullptr;
-}
+// Sanitizers make mappings of their own, at times of their own.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+inline constexpr bool k_sanitizer = true;
+#else
+inline constexpr bool k_sanitizer = false;
+#endif
 
 /// Whether `result` is an error with `code` whose sentence has `part` in it.
 template <typename T>
@@ -36,6 +35,13 @@ testing::AssertionResult refused(const Result<T>& result, int code, std::string_
     if (result.error().code() != code || result.error().message().find(part) == std::string::npos)
         return testing::AssertionFailure() << result.error().code() << ": " << result.error().message();
     return testing::AssertionSuccess();
+}
+
+/// Whether there is no error; a failed test with its sentence if there is one.
+template <typename T>
+bool ok(const Result<T>& result) {
+    if (!result) ADD_FAILURE() << result.error().message();
+    return result.has_value();
 }
 
 inline bool is_zero(const std::byte* at, std::uint64_t bytes) {
@@ -50,7 +56,7 @@ inline void scribble(std::byte* at, std::uint64_t bytes) {
     }
 }
 
-/// Whether the kernel can read a byte there for us.
+/// Whether the kernel can read, or write, a byte there for us.
 inline bool readable(const void* at) {
     std::array<int, 2> pipe{-1, -1};
     if (::pipe(pipe.data()) != 0) return false;
@@ -59,11 +65,33 @@ inline bool readable(const void* at) {
     ::close(pipe[1]);
     return read;
 }
+inline bool writable(void* at) {
+    std::array<int, 2> pipe{-1, -1};
+    if (::pipe(pipe.data()) != 0) return false;
+    const bool written = ::write(pipe[1], "w", 1) == 1 && ::read(pipe[0], at, 1) == 1;
+    ::close(pipe[0]);
+    ::close(pipe[1]);
+    return written;
+}
 
-/// Lines of /proc/self/maps.
-inline std::size_t mappings() {
-    const auto maps = os::read_file("/proc/self/maps");
-    return maps ? static_cast<std::size_t>(std::ranges::count(*maps, std::byte{'\n'})) : 0;
+/// How many lines of /proc/self/maps have `text` in them; all, without one.
+inline std::size_t count_mappings(std::string_view text = {}) {
+    const auto file = os::read_file("/proc/self/maps");
+    if (!file) return 0;
+    std::string_view rest{reinterpret_cast<const char*>(file->data()), file->size()};
+    std::size_t count = 0;
+    while (!rest.empty()) {
+        const std::string_view line = rest.substr(0, rest.find('\n'));
+        rest.remove_prefix(std::min(rest.size(), line.size() + 1));
+        count += line.find(text) == std::string_view::npos ? 0U : 1U;
+    }
+    return count;
+}
+
+inline std::size_t open_descriptors() {
+    std::size_t count = 0;
+    for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator{"/proc/self/fd"}) ++count;
+    return count;
 }
 
 /// Bytes of memory that a file has.
@@ -71,44 +99,5 @@ inline std::uint64_t bytes_in_use(int fd) {
     struct stat status{};
     return ::fstat(fd, &status) == 0 ? static_cast<std::uint64_t>(status.st_blocks) * 512 : ~0ULL;
 }
-
-/// A thread that lives as long as this object, and does what it is told.
-class OtherThread {
-public:
-    ~OtherThread() {
-        {
-            const std::lock_guard lock{mutex_};
-            ends_ = true;
-        }
-        changed_.notify_all();
-        thread_.join();
-    }
-
-    /// Returns when the other thread has done `work`.
-    void run(std::function<void()> work) {
-        std::unique_lock lock{mutex_};
-        work_ = std::move(work);
-        changed_.notify_all();
-        changed_.wait(lock, [this] { return !work_; });
-    }
-
-private:
-    void loop() {
-        std::unique_lock lock{mutex_};
-        for (;;) {
-            changed_.wait(lock, [this] { return work_ || ends_; });
-            if (!work_) return;
-            work_();
-            work_ = nullptr;
-            changed_.notify_all();
-        }
-    }
-
-    std::mutex mutex_;
-    std::condition_variable changed_;
-    std::function<void()> work_;
-    bool ends_ = false;
-    std::thread thread_{&OtherThread::loop, this};
-};
 
 }  // namespace harena::test
