@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 #include "harena/base/os/sys_result.hpp"
@@ -10,6 +11,9 @@ namespace harena::os {
 
 /// The running kernel's release, such as "6.1.0-18-amd64".
 [[nodiscard]] std::string kernel_release();
+
+/// The calling thread's effective capabilities: bit i is CAP_* number i.
+[[nodiscard]] SysResult<std::uint64_t> effective_capabilities() noexcept;
 
 /// Makes a memfd_secret and closes it. Errors: ENOSYS (switched off at boot, or older than Linux 5.14), EPERM.
 SysResult<void> try_memfd_secret() noexcept;
