@@ -91,13 +91,15 @@ Result<Object> Object::make(ObjectFile file, const OpenOptions& options) try {
     return fail(ENOMEM, "no memory to open the object");
 }
 
-Result<void> Object::load(Engine& engine, const LoadOptions& options) {
+Result<void> Object::load(Engine& engine, const LoadOptions& options) try {
     if (state_->loaded) return fail(EBUSY, "{}: the object is loaded already", file_->name);
     auto loaded = engine.load(file_, state_->data, options);
     if (!loaded) return pass_on(loaded.error().in(file_->name));
     state_->data = loaded->data;
     state_->loaded = std::move(*loaded);
     return {};
+} catch (const std::bad_alloc&) {
+    return fail(ENOMEM, "no memory to load the object");
 }
 
 Result<Program*> Object::program(std::string_view name) const {
