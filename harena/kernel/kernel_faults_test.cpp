@@ -13,6 +13,7 @@
 #include "harena/base/os/fault_injection.hpp"
 #include "harena/base/page_math.hpp"
 #include "harena/bpf/test_programs.hpp"
+#include "harena/kernel/child_process_test.hpp"
 #include "harena/kernel/fault_tap.hpp"
 #include "harena/kernel/refusal.hpp"
 #include "harena/kernel/test_support.hpp"

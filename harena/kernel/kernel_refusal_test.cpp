@@ -8,6 +8,7 @@
 
 #include "harena/base/os/fault_injection.hpp"
 #include "harena/bpf/test_programs.hpp"
+#include "harena/kernel/child_process_test.hpp"
 #include "harena/kernel/program_code.hpp"
 #include "harena/kernel/refusal.hpp"
 #include "harena/kernel/test_support.hpp"

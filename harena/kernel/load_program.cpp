@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <new>
+#include <string_view>
 
 #include "harena/kernel/assembly.hpp"
 #include "harena/kernel/refusal.hpp"
@@ -18,6 +19,7 @@ constexpr std::size_t k_log_bytes = std::size_t{1} << 20;
 constexpr std::size_t k_max_log_bytes = UINT32_MAX >> 2;
 constexpr std::size_t k_growth = 8;
 constexpr int k_attempts = 20;
+constexpr std::string_view k_no_memory = "no memory for the verifier's log";
 
 constexpr std::uint32_t k_program_classifier = 3;
 constexpr std::uint32_t k_program_xdp = 6;
@@ -67,7 +69,7 @@ os::SysResult<os::FileDescriptor> load_with_log(os::BpfProgramSpec& spec, Log& l
 }
 
 std::string text_of(Log& log, bool verbose, const std::function<std::string(std::uint32_t)>& place) {
-    if (log.text.empty()) return "no memory for the verifier's log";
+    if (log.text.empty()) return std::string{k_no_memory};
     log.text.resize(std::min(log.text.find('\0'), log.text.size()));
     if (log.text.empty()) return {};
     if (!verbose) return shortened(log.text, place);
@@ -84,7 +86,12 @@ Result<os::FileDescriptor> load_program(os::BpfProgramSpec spec, const std::stri
     Log log;
     auto again = load_with_log(spec, log, verbose);
     if (again) return std::move(*again);
-    return pass_on(refusal(loaded.error(), what, text_of(log, verbose, place), needed_for(spec.type)));
+    const Capabilities needed = needed_for(spec.type);
+    try {
+        return pass_on(refusal(loaded.error(), what, text_of(log, verbose, place), needed));
+    } catch (const std::bad_alloc&) {
+        return pass_on(refusal(loaded.error(), what, k_no_memory, needed));
+    }
 }
 
 namespace {
