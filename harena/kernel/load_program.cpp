@@ -45,7 +45,7 @@ struct Log {
 
 /// Loads a program that was refused once more, for the verifier's log: its end, or, if `verbose`, all of it, as far as
 /// there is memory.
-os::SysResult<os::FileDescriptor> load_with_log(os::BpfProgramSpec& spec, Log& log, bool verbose) {
+os::SysResult<os::FileDescriptor> load_with_log(os::BpfProgramSpec spec, Log& log, bool verbose) {
     spec.log_level = verbose ? 2 : 1;
     os::SysResult<os::FileDescriptor> loaded = os::sys_fail(ENOMEM);
     std::size_t bytes = k_log_bytes;
