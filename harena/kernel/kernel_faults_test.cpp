@@ -2,6 +2,7 @@
 // Whether all faults of a run are known, and that those that are not are not taken for none.
 #include <sched.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cerrno>
@@ -127,29 +128,36 @@ TEST_F(KernelFaults, a_failing_call_makes_them_unknown) {
               Child::right);
 }
 
-/// `count` stores to one absent page.
-bpf::ObjectFile many_faults(std::int32_t count) {
+/// As many stores to one absent page as the context says.
+bpf::ObjectFile many_faults() {
     using namespace bpf::test;
     ObjectBuilder builder;
     builder.arena(16, arena_address());
-    builder.program("main", join({map_address(r1, 0), imm64(r2, arena_address() + 5 * k_page_size), to_program(r2, r2),
-                                  mov(r3, count), store(bpf::Size::dw, r2, 0, 1), add(r3, -1),
-                                  jump_if(bpf::JmpOp::jne, r3, 0, -3), mov(r0, 0), exit()}));
+    builder.program("main", join({load(bpf::Size::dw, r3, r1, 0), map_address(r1, 0),
+                                  imm64(r2, arena_address() + 5 * k_page_size), to_program(r2, r2), may_goto(4),
+                                  jump_if(bpf::JmpOp::jeq, r3, 0, 3), store(bpf::Size::dw, r2, 0, 1), add(r3, -1),
+                                  jump(-5), mov(r0, 0), exit()}));
     return builder.build();
 }
 
+Result<bpf::RunResult> run_with_faults(const bpf::LoadedObject& object, std::uint64_t count) {
+    return object.programs.front()->run(std::as_writable_bytes(std::span{&count, 1}));
+}
+
 TEST_F(KernelFaults, more_than_are_kept_are_not_all_known) {
-    const auto object = engine().load(std::make_shared<const bpf::ObjectFile>(many_faults(20'000)), {}, {});
+    const auto object = engine().load(std::make_shared<const bpf::ObjectFile>(many_faults()), {}, {});
     ASSERT_TRUE(object) << object.error().message();
-    const auto result = object->programs.front()->run();
-    ASSERT_TRUE(result);
-    EXPECT_FALSE(result->faults_known);
-    EXPECT_EQ(result->fault_count, 16'384U);
+    const auto most = run_with_faults(*object, 16'384);
+    ASSERT_TRUE(most);
+    EXPECT_EQ(most->fault_count, 16'384U);
+    EXPECT_TRUE(most->faults_known);
+    const auto more = run_with_faults(*object, 20'000);
+    ASSERT_TRUE(more);
+    EXPECT_FALSE(more->faults_known);
 }
 
 TEST_F(KernelFaults, those_that_other_threads_push_out_meanwhile_are_not_taken_for_none) {
-    constexpr std::uint64_t k_faults = 16'300;
-    const auto object = engine().load(std::make_shared<const bpf::ObjectFile>(many_faults(k_faults)), {}, {});
+    const auto object = engine().load(std::make_shared<const bpf::ObjectFile>(many_faults()), {}, {});
     ASSERT_TRUE(object) << object.error().message();
     std::atomic<bool> stop{false};
     // The kernel takes a page fault for each byte that it cannot read.
@@ -160,12 +168,17 @@ TEST_F(KernelFaults, those_that_other_threads_push_out_meanwhile_are_not_taken_f
         ::close(pipe[0]);
         ::close(pipe[1]);
     }};
-    for (int round = 0; round < 50; ++round) {
-        const auto result = object->programs.front()->run();
+    // As many that they and the other thread's are just kept: some are then pushed out while they are read.
+    std::uint64_t count = 8'000;
+    constexpr std::uint64_t k_step = 100;
+    for (int round = 0; round < 150; ++round) {
+        const auto result = run_with_faults(*object, count);
         ASSERT_TRUE(result);
         if (result->faults_known) {
-            EXPECT_EQ(result->fault_count, k_faults);
+            EXPECT_EQ(result->fault_count, count);
         }
+        count = result->faults_known ? std::min<std::uint64_t>(count + k_step, 16'384)
+                                     : std::max(count, 2 * k_step) - k_step;
     }
     stop = true;
 }
