@@ -4,11 +4,11 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <cerrno>
 #include <fstream>
 #include <memory>
 #include <span>
+#include <stop_token>
 #include <thread>
 
 #include "harena/base/os/fault_injection.hpp"
@@ -159,12 +159,11 @@ TEST_F(KernelFaults, more_than_are_kept_are_not_all_known) {
 TEST_F(KernelFaults, those_that_other_threads_push_out_meanwhile_are_not_taken_for_none) {
     const auto object = engine().load(std::make_shared<const bpf::ObjectFile>(many_faults()), {}, {});
     ASSERT_TRUE(object) << object.error().message();
-    std::atomic<bool> stop{false};
     // The kernel takes a page fault for each byte that it cannot read.
-    const std::jthread other{[&] {
+    const std::jthread other{[](const std::stop_token& stop) {
         std::array<int, 2> pipe{-1, -1};
         if (::pipe(pipe.data()) != 0) return;
-        while (!stop) (void)!::write(pipe[1], reinterpret_cast<const void*>(k_page_size), 1);
+        while (!stop.stop_requested()) (void)!::write(pipe[1], reinterpret_cast<const void*>(k_page_size), 1);
         ::close(pipe[0]);
         ::close(pipe[1]);
     }};
@@ -180,7 +179,6 @@ TEST_F(KernelFaults, those_that_other_threads_push_out_meanwhile_are_not_taken_f
         count = result->faults_known ? std::min<std::uint64_t>(count + k_step, 16'384)
                                      : std::max(count, 2 * k_step) - k_step;
     }
-    stop = true;
 }
 
 TEST_F(KernelFaults, the_line_is_right_behind_code_that_the_verifier_removed) {

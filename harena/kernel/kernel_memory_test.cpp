@@ -23,14 +23,15 @@ namespace {
 thread_local std::int64_t allocations_until_failure = -1;
 }  // namespace
 
-void* operator new(std::size_t bytes) {
+// Not inlined: GCC 12 would see `free` of what `new` gave.
+[[gnu::noinline]] void* operator new(std::size_t bytes) {
     void* const memory = allocations_until_failure == 0 ? nullptr : std::malloc(bytes);
     if (allocations_until_failure >= 0) --allocations_until_failure;
     if (memory == nullptr) throw std::bad_alloc{};
     return memory;
 }
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
 namespace harena::kernel::test {
 namespace {
