@@ -42,10 +42,15 @@ Result<NotInherited> NotInherited::of(void* address, std::size_t bytes) {
     HARENA_TRY(void* const handle,
                ranges.value.add({.begin = reinterpret_cast<std::uint64_t>(address), .bytes = bytes}));
     NotInherited guard{handle, address, bytes};
-    if (const auto advised = os::madvise(address, bytes, MADV_DONTFORK); !advised)
-        return os::fail_with(advised.error(),
-                             fmt::format("cannot keep {} bytes at {} from forked children", bytes, fmt::ptr(address)));
+    HARENA_CHECK_OK(guard.replaced());
     return guard;
+}
+
+Result<void> NotInherited::replaced() const {
+    if (const auto advised = os::madvise(address_, bytes_, MADV_DONTFORK); !advised)
+        return os::fail_with(advised.error(), fmt::format("cannot keep {} bytes at {} from forked children", bytes_,
+                                                          fmt::ptr(address_)));
+    return {};
 }
 
 NotInherited::NotInherited(NotInherited&& other) noexcept

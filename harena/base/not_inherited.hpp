@@ -13,9 +13,14 @@ namespace harena {
 /// stays mapped.
 class NotInherited {
 public:
-    /// For whole pages, all mapped. A fork before this call returns may inherit them. Thread-safe.
-    /// Errors: ENOMEM, EINVAL (cannot be kept from children).
+    /// For whole pages, all mapped. A fork before this call returns may inherit them: what no child may have is mapped
+    /// over a reservation that is registered already. Thread-safe. Errors: ENOMEM, EINVAL (cannot be kept from
+    /// children).
     [[nodiscard]] static Result<NotInherited> of(void* address, std::size_t bytes);
+
+    /// To be called when something else has been mapped into the range. Children have the reservation in its place
+    /// without that, too, but the mapping would be copied first. Errors: as those of `of`.
+    Result<void> replaced() const;
 
     NotInherited(NotInherited&& other) noexcept;
     NotInherited& operator=(NotInherited&&) = delete;

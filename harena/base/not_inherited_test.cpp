@@ -71,6 +71,16 @@ TEST_F(NotInheritedTest, a_child_has_a_reservation_instead) {
     EXPECT_EQ(in_child(), Seen::inherited);
 }
 
+TEST_F(NotInheritedTest, what_is_mapped_into_the_range_later_is_kept_from_children_too) {
+    const auto guard = NotInherited::of(memory_, k_bytes);
+    ASSERT_TRUE(guard);
+    constexpr int k_flags = MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED;
+    ASSERT_EQ(::mmap(memory_, k_bytes, PROT_READ | PROT_WRITE, k_flags, -1, 0), memory_);
+    EXPECT_EQ(in_child(), Seen::reserved);
+    ASSERT_TRUE(guard->replaced());
+    EXPECT_EQ(in_child(), Seen::reserved);
+}
+
 TEST_F(NotInheritedTest, a_moved_one_goes_on) {
     auto first = NotInherited::of(memory_, k_bytes);
     ASSERT_TRUE(first);

@@ -5,6 +5,8 @@
 #include <cerrno>
 #include <new>
 #include <ranges>
+#include <string_view>
+#include <unordered_set>
 #include <utility>
 
 #include "harena/bpf/data_memory.hpp"
@@ -19,6 +21,25 @@ std::string list(Range&& range, Name&& name) {
     std::string names;
     for (const auto& element : range) names += fmt::format("{}{}", names.empty() ? "" : ", ", name(element));
     return names.empty() ? "none" : names;
+}
+
+Result<void> check_program(const ObjectFile& file, const std::string& name) {
+    const Function* const function = file.find_function(name);
+    if (function != nullptr && function->is_program) return {};
+    return fail(ENOENT, "{}: no program '{}' to load; there is: {}", file.name, name,
+                list(std::views::filter(file.functions, &Function::is_program),
+                     [](const Function& f) { return f.name; }));
+}
+
+/// That only `name` is loaded, and what program arrays begin with.
+Result<void> keep_only(ObjectFile& file, const std::string& name) {
+    HARENA_CHECK_OK(check_program(file, name));
+    std::unordered_set<std::string_view> wanted{name};
+    for (const MapDefinition& map : file.maps)
+        for (const InitialProgram& initial : map.initial_programs) wanted.insert(initial.function);
+    for (Function& function : file.functions)
+        if (function.is_program) function.autoload = wanted.contains(function.name);
+    return {};
 }
 
 }  // namespace
@@ -62,13 +83,8 @@ Result<Object> Object::make(ObjectFile file, const OpenOptions& options) try {
                         arena->name, map.name);
         arena = &map;
     }
-    for (const std::string& name : options.also_load) {
-        const Function* const function = file.find_function(name);
-        if (function == nullptr || !function->is_program)
-            return fail(ENOENT, "{}: no program '{}' to load; there is: {}", file.name, name,
-                        list(std::views::filter(file.functions, &Function::is_program),
-                             [](const Function& f) { return f.name; }));
-    }
+    for (const std::string& name : options.also_load) HARENA_CHECK_OK(check_program(file, name));
+    if (!options.only_load.empty()) HARENA_CHECK_OK(keep_only(file, options.only_load));
     if (arena != nullptr && options.arena_address) arena->map_extra = *options.arena_address;
     if (arena != nullptr && options.arena_pages) {
         if (*options.arena_pages > Arena::k_max_pages)
@@ -91,13 +107,15 @@ Result<Object> Object::make(ObjectFile file, const OpenOptions& options) try {
     return fail(ENOMEM, "no memory to open the object");
 }
 
-Result<void> Object::load(Engine& engine, const LoadOptions& options) {
+Result<void> Object::load(Engine& engine, const LoadOptions& options) try {
     if (state_->loaded) return fail(EBUSY, "{}: the object is loaded already", file_->name);
     auto loaded = engine.load(file_, state_->data, options);
     if (!loaded) return pass_on(loaded.error().in(file_->name));
     state_->data = loaded->data;
     state_->loaded = std::move(*loaded);
     return {};
+} catch (const std::bad_alloc&) {
+    return fail(ENOMEM, "no memory to load the object");
 }
 
 Result<Program*> Object::program(std::string_view name) const {

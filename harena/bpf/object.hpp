@@ -27,6 +27,9 @@ struct OpenOptions {
     std::optional<PageCount> arena_pages = std::nullopt;
     /// Programs of `SEC("?…")` to load all the same, by name.
     std::vector<std::string> also_load = {};
+    /// The only program to load, besides those that the object's program arrays begin with; empty: all that are not in
+    /// a section `?…`.
+    std::string only_load = {};
 };
 
 /// A BPF object: opened from a file, inspected, its globals set; then loaded into an engine, and its programs run.

@@ -166,6 +166,19 @@ TEST(Object, optional_programs_are_loaded_on_request) {
     EXPECT_EQ(run(object, "optional"), 7U);
 }
 
+TEST(Object, a_program_can_be_the_only_one_that_is_loaded) {
+    for (const char* const name : {"optional", "build_list"}) {
+        const Object object = load({.only_load = name});
+        ASSERT_EQ(object.programs().size(), 1U);
+        EXPECT_EQ(object.programs()[0]->name(), name);
+    }
+    EXPECT_TRUE(refused(Object::open(path_of("engine"), {.only_load = "ad_up"}), ENOENT, "no program 'ad_up' to load"));
+    // And what a program array begins with.
+    const auto maps = Object::open(path_of("maps"), {.only_load = "target_two"});
+    ASSERT_TRUE(maps) << maps.error().message();
+    for (const Function& function : maps->file().functions) EXPECT_TRUE(function.autoload) << function.name;
+}
+
 TEST(Object, options_change_place_and_size_of_the_arena) {
     Object object = load({.arena_address = arena_address(), .arena_pages = PageCount{300}});
     EXPECT_EQ(object.arena().value()->user_vm_start().value(), arena_address());

@@ -34,8 +34,8 @@ struct RunResult {
     /// Accesses to absent arena pages in this run, and the last of them, oldest first (`FaultLog::k_kept` at most).
     std::uint64_t fault_count = 0;
     std::vector<Fault> faults;
-    /// False if `fault_count` may be too small. Kernel engine only: where page faults cannot be traced, and when the
-    /// process had more than 16,384 of them in the run.
+    /// False if `fault_count` may be too small. Kernel engine only: where page faults cannot be traced, where it does
+    /// not show where programs are, and when the process had more than 16,384 of them in the run.
     bool faults_known = true;
     std::uint64_t duration_ns = 0;
     /// A `may_goto` took its exit because the budget was used up: the program may have given half a result. Not known

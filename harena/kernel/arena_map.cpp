@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "harena/kernel/arena_map.hpp"
 
-#include <sys/mman.h>
-
 #include <cerrno>
 #include <utility>
 
@@ -15,12 +13,6 @@ namespace harena::kernel {
 
 namespace {
 
-// Newer than the headers of Debian 12. Source: Linux, include/uapi/asm-generic/mman-common.h.
-#ifdef MAP_FIXED_NOREPLACE
-constexpr int k_fixed_noreplace = MAP_FIXED_NOREPLACE;
-#else
-constexpr int k_fixed_noreplace = 0x100000;
-#endif
 constexpr std::uint64_t k_max_bytes = 4 * k_gib;
 
 /// The kernel's checks once more, for messages: it says EINVAL, E2BIG and ERANGE and no more.
@@ -51,36 +43,21 @@ Result<ArenaMapping> ArenaMapping::create(const bpf::MapDefinition& d) {
                         .name = d.name};
     auto fd = os::bpf_map_create(spec);
     if (!fd) {
-        const bool too_old = fd.error().code == EINVAL && !os::try_kernel_arena();
+        // Before 5.16, Linux does not know `map_extra`, and says E2BIG.
+        const bool too_old = (fd.error().code == EINVAL || fd.error().code == E2BIG) && !os::try_kernel_arena();
         return pass_on(refusal(fd.error(), fmt::format("arena '{}'", d.name),
                                too_old ? fmt::format("arenas came with Linux 6.9, and this is {}", os::kernel_release())
                                        : fmt::format("{} pages, map_flags {:#x}, key_size {}, value_size {}",
                                                      d.max_entries, d.flags, d.key_size, d.value_size)));
     }
-    void* const wanted = reinterpret_cast<void*>(d.map_extra);
-    const int flags = MAP_SHARED | (wanted != nullptr ? k_fixed_noreplace : 0);
-    const auto mapped = os::mmap(wanted, bytes, PROT_READ | PROT_WRITE, flags, fd->get(), 0);
-    if (!mapped) {
-        const std::string what = fmt::format("arena '{}': {} bytes at {:#x}", d.name, bytes, d.map_extra);
-        if (mapped.error().code != EEXIST) return os::fail_with(mapped.error(), what);
-        return fail(EEXIST, "{} are taken by {}; choose another address (OpenOptions::arena_address, --arena-address)",
-                    what, os::find_mapping(d.map_extra, bytes).value_or("another mapping"));
-    }
-    ArenaMapping mapping{std::move(*fd), static_cast<std::byte*>(*mapped), bytes};
-    HARENA_TRY(NotInherited not_inherited, NotInherited::of(mapping.data_, bytes));
-    mapping.not_inherited_.emplace(std::move(not_inherited));
-    return mapping;
-}
-
-ArenaMapping::ArenaMapping(ArenaMapping&& other) noexcept
-    : fd_{std::move(other.fd_)},
-      data_{std::exchange(other.data_, nullptr)},
-      bytes_{other.bytes_},
-      not_inherited_{std::move(other.not_inherited_)} {}
-
-ArenaMapping::~ArenaMapping() {
-    not_inherited_.reset();
-    if (data_ != nullptr) (void)os::munmap(data_, bytes_);
+    auto memory = MapMemory::create(fd->get(), d.map_extra, bytes);
+    if (!memory && memory.error().code() == EEXIST)
+        return fail(EEXIST,
+                    "arena '{}': {} bytes at {:#x} are taken by {}; choose another address "
+                    "(OpenOptions::arena_address, --arena-address)",
+                    d.name, bytes, d.map_extra, os::find_mapping(d.map_extra, bytes).value_or("another mapping"));
+    if (!memory) return pass_on(memory.error().in(fmt::format("arena '{}'", d.name)));
+    return ArenaMapping{std::move(*fd), *std::move(memory)};
 }
 
 }  // namespace harena::kernel

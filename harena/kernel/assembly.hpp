@@ -42,6 +42,10 @@ public:
         emit(bpf::k_code_ld_imm64, dst, 2, 0, map);
         emit(0, 0, 0, 0, 0);
     }
+    /// dst = the program's form of the user pointer in src.
+    void cast_to_program(unsigned dst, unsigned src) {
+        emit(code(bpf::AluOp::mov, true), dst, src, bpf::k_off_addr_space_cast, bpf::k_cast_to_program);
+    }
     void call_helper(std::int32_t id) { emit(bpf::k_code_call, 0, 0, 0, id); }
     void call_kfunc(std::uint32_t id) { emit(bpf::k_code_call, 0, 2, 0, static_cast<std::int32_t>(id)); }
     void exit() { emit(bpf::k_code_exit, 0, 0, 0, 0); }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstddef>
 #include <vector>
 
 #include "harena/base/os/sys_result.hpp"
@@ -14,15 +15,15 @@ namespace harena::kernel {
 /// The maps in the kernel that hold an object's global variables, one for each section but the arena's.
 class DataMaps {
 public:
-    /// Makes the maps with the contents that `data` has now; those of constants cannot change any more.
+    /// Makes the maps with `contents`, which are as large as `data`; those of constants cannot change any more.
     [[nodiscard]] static Result<DataMaps> create(const bpf::ObjectFile& file, const std::vector<bpf::DataMemory>& data,
-                                                 const ObjectBtf& btf);
+                                                 const std::vector<const std::byte*>& contents, const ObjectBtf& btf);
 
     /// As `ObjectFile::data`; -1 for the arena's.
     [[nodiscard]] std::vector<int> fds() const;
 
     /// Puts the maps' memory where `data` is: from then on host and programs use the same bytes, and forked children
-    /// have none. All or, after an error, none.
+    /// have none. After an error, all is as it was.
     Result<void> map_over(std::vector<bpf::DataMemory>& data) const;
 
 private:

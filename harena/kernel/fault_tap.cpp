@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "harena/kernel/fault_tap.hpp"
 
-#include <sys/mman.h>
-
-#include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cstddef>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
 
+#include "harena/base/fork.hpp"
 #include "harena/base/os/bpf.hpp"
-#include "harena/base/os/memory.hpp"
-#include "harena/base/os/process.hpp"
-#include "harena/base/os/system_info.hpp"
 #include "harena/base/page_math.hpp"
 #include "harena/bpf/map.hpp"
 #include "harena/kernel/assembly.hpp"
@@ -56,13 +56,13 @@ constexpr std::int16_t offset(std::size_t bytes) noexcept { return static_cast<s
 
 // r1 of such a program points to the tracepoint's arguments: (unsigned long address, struct pt_regs*, unsigned long
 // error).
-Assembly recorder(int map, std::uint32_t instruction_pointer) {
+Assembly recorder(int map, std::uint32_t process, std::uint32_t instruction_pointer) {
     Assembly a;
     a.mov(6, 1);
     a.call_helper(k_get_current_pid_tgid);
     a.mov(7, 0);
     a.shift_right_imm(0, 32);
-    const std::size_t another_process = a.jump_if(JmpOp::jne, 0, os::process_id());
+    const std::size_t another_process = a.jump_if(JmpOp::jne, 0, static_cast<std::int32_t>(process));
     a.mov_imm(1, 0);
     a.store(Size::dw, 10, -8, 1);
     a.mov(1, 10);
@@ -97,71 +97,109 @@ Assembly recorder(int map, std::uint32_t instruction_pointer) {
     return a;
 }
 
-// The map is written by another processor at any time: each word is read once.
+/// Puts process and thread of the caller into its context of 8 bytes.
+Assembly teller() {
+    Assembly a;
+    a.mov(6, 1);
+    a.call_helper(k_get_current_pid_tgid);
+    a.store(Size::dw, 6, 0, 0);
+    a.mov_imm(0, 0);
+    a.exit();
+    return a;
+}
+
+Result<std::uint64_t> ask(int teller) {
+    std::uint64_t thread = 0;
+    const auto told = os::bpf_program_run(teller, std::as_writable_bytes(std::span{&thread, 1}));
+    if (!told) return os::fail_with(told.error(), "which thread this is cannot be found out");
+    return thread;
+}
+
+// The map is written by another processor at any time: each word is read once, and in the order of the calls.
 std::uint64_t read_word(const std::uint64_t& word) noexcept { return __atomic_load_n(&word, __ATOMIC_ACQUIRE); }
 
 const Memory& memory_at(const std::byte* address) noexcept { return *reinterpret_cast<const Memory*>(address); }
 
+/// The tap of one process. A child after fork makes another: the parent's hears of the parent only.
+struct OfProcess {
+    ForkGuard fork_guard;
+    std::once_flag once;
+    std::optional<Result<std::unique_ptr<FaultTap>>> tap;  // complete after it
+};
+// Never freed: runs may end after static destructors, and a child must not close descriptors that it may have closed.
+constinit std::atomic<OfProcess*> current{nullptr};
+
+OfProcess& of_this_process() {
+    OfProcess* mine = current.load(std::memory_order_acquire);
+    if (mine != nullptr && !mine->fork_guard.owner_dead()) return *mine;
+    auto made = std::make_unique<OfProcess>();
+    if (current.compare_exchange_strong(mine, made.get(), std::memory_order_acq_rel)) return *made.release();
+    return *mine;  // another thread was faster
+}
+
 }  // namespace
 
 Result<const FaultTap*> FaultTap::get() {
-    static const Result<FaultTap*> tap =
-        create();  // lives as long as the process: runs may end after static destructors
-    if (!tap) return pass_on(tap.error());
-    if ((*tap)->fork_guard_.owner_dead()) return fail(ENOTSUP, "the tap for faults is the parent's of this process");
-    return *tap;
+    OfProcess& mine = of_this_process();
+    std::call_once(mine.once, [&] { mine.tap.emplace(create()); });
+    if (!*mine.tap) return pass_on(mine.tap->error());
+    return (*mine.tap)->get();
 }
 
-Result<FaultTap*> FaultTap::create() {
+Result<std::unique_ptr<FaultTap>> FaultTap::create() {
     HARENA_TRY(const KernelTypes* const types, KernelTypes::get());
     const auto instruction_pointer = types->member_offset("pt_regs", "ip");
     if (!instruction_pointer) return fail(ENOTSUP, "the kernel engine counts faults on x86-64 only");
-    auto map = os::bpf_map_create({.type = bpf::map_type::array,
-                                   .key_size = 4,
-                                   .value_size = sizeof(Memory),
-                                   .max_entries = 1,
-                                   .flags = k_mmapable,
-                                   .name = "harena_faults"});
+    HARENA_TRY(os::FileDescriptor who, teller().load("harena_thread"));
+    HARENA_TRY(const std::uint64_t self, ask(who.get()));
+    const auto map = os::bpf_map_create({.type = bpf::map_type::array,
+                                         .key_size = 4,
+                                         .value_size = sizeof(Memory),
+                                         .max_entries = 1,
+                                         .flags = k_mmapable,
+                                         .name = "harena_faults"});
     if (!map) return pass_on(refusal(map.error(), "the map for faults", ""));
-    HARENA_TRY(os::FileDescriptor program, recorder(map->get(), *instruction_pointer).load_tracer("harena_faults"));
-    const auto mapped = os::mmap(nullptr, k_mapped_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, map->get(), 0);
-    if (!mapped) return os::fail_with(mapped.error(), "the map for faults cannot be mapped");
-    (void)os::madvise(*mapped, k_mapped_bytes, MADV_DONTFORK);
+    const auto process = static_cast<std::uint32_t>(self >> 32);
+    HARENA_TRY(const os::FileDescriptor program,
+               recorder(map->get(), process, *instruction_pointer).load_tracer("harena_faults"));
+    auto memory = MapMemory::create(map->get(), 0, k_mapped_bytes);
+    if (!memory) return pass_on(memory.error().in("the map for faults"));
     auto attached = os::bpf_attach_tracepoint(program.get(), k_tracepoint);
-    if (!attached) {
-        (void)os::munmap(*mapped, k_mapped_bytes);
-        return pass_on(refusal(attached.error(), fmt::format("to trace {}", k_tracepoint), ""));
-    }
-    auto* const tap = new FaultTap;
-    tap->map_ = std::move(*map);
-    tap->program_ = std::move(program);
-    tap->attached_ = std::move(*attached);
-    tap->memory_ = static_cast<std::byte*>(*mapped);
-    return tap;
+    if (!attached) return pass_on(refusal(attached.error(), fmt::format("to trace {}", k_tracepoint), ""));
+    return std::unique_ptr<FaultTap>{new FaultTap{std::move(who), std::move(*attached), *std::move(memory)}};
 }
 
-std::uint64_t FaultTap::position() const noexcept { return read_word(memory_at(memory_).count); }
+Result<std::uint64_t> FaultTap::this_thread() const {
+    struct Known {
+        std::uint64_t generation;  // a child's thread has another number than the one it is a copy of
+        std::uint64_t thread;
+    };
+    static thread_local std::optional<Known> known;
+    if (!known || known->generation != fork_generation()) {
+        HARENA_TRY(const std::uint64_t thread, ask(who_.get()));
+        known = Known{.generation = fork_generation(), .thread = thread};
+    }
+    return known->thread;
+}
 
-FaultTap::Records FaultTap::since(std::uint64_t begin) const {
+std::uint64_t FaultTap::position() const noexcept { return read_word(memory_at(memory_.data()).count); }
+
+FaultTap::Records FaultTap::since(std::uint64_t begin, std::uint64_t thread) const {
     Records records;
     const std::uint64_t end = position();
-    if (end == begin) return records;
-    const Memory& memory = memory_at(memory_);
-    const auto self = static_cast<std::uint64_t>(os::process_id()) << 32 | static_cast<std::uint32_t>(os::thread_id());
-    std::uint64_t number = begin;
-    if (end - begin > k_kept) {
-        number = end - k_kept;
-        records.complete = false;
-    }
-    for (; number < end; ++number) {
+    const Memory& memory = memory_at(memory_.data());
+    for (std::uint64_t number = end - begin > k_kept ? end - k_kept : begin; number < end; ++number) {
         const Slot& slot = memory.slots[number % k_kept];
-        // This thread's own records are complete; those of others may be half made.
-        const bool whole = read_word(slot.number) == number + 1;
-        const Record record{.write = slot.write != 0, .address = slot.address, .instruction = slot.instruction};
-        const std::uint64_t thread = slot.thread;
-        if (!whole || read_word(slot.number) != number + 1) continue;
-        if (thread == self) records.records.push_back(record);
+        // That thread's own records are complete; those of others may be half made.
+        if (read_word(slot.number) != number + 1) continue;
+        const std::uint64_t whose = read_word(slot.thread);
+        const Record record{.write = read_word(slot.write) != 0,
+                            .address = read_word(slot.address),
+                            .instruction = read_word(slot.instruction)};
+        if (whose == thread && read_word(slot.number) == number + 1) records.records.push_back(record);
     }
+    // A record is counted before it is written: until the count is so far, none of ours has been overwritten.
+    records.complete = position() - begin <= k_kept;
     return records;
 }
 

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
+#include <utility>
 #include <vector>
 
-#include "harena/base/fork.hpp"
 #include "harena/base/os/sys_result.hpp"
 #include "harena/base/result.hpp"
+#include "harena/kernel/map_memory.hpp"
 
 namespace harena::kernel {
 
@@ -26,28 +27,29 @@ public:
     };
     struct Records {
         std::vector<Record> records;  // oldest first
-        bool complete = true;         // false: there were more in the process than are kept
+        bool complete = true;         // false: the process had more than are kept, and some may be missing
     };
 
-    /// Set up once a process, when it is first asked for. Errors: ENOTSUP (a machine without that tracepoint; a
-    /// child after fork of a process that has a tap),
-    /// those of loading and attaching a program. Thread-safe.
+    /// Set up once a process, when it is first asked for; a child after fork has one of its own. Errors: ENOTSUP (a
+    /// machine without that tracepoint), those of loading and attaching a program. Thread-safe.
     [[nodiscard]] static Result<const FaultTap*> get();
 
     /// Number of faults of the process so far: where `since` begins to look.
     [[nodiscard]] std::uint64_t position() const noexcept;
-    /// The faults of the calling thread since `position` was `begin`. Thread-safe.
-    [[nodiscard]] Records since(std::uint64_t begin) const;
+    /// The calling thread, as the kernel knows it: in a PID namespace, not by the number that it has here. Errors:
+    /// those of running a program. Thread-safe.
+    [[nodiscard]] Result<std::uint64_t> this_thread() const;
+    /// The faults of `thread` since `position` was `begin`. Thread-safe.
+    [[nodiscard]] Records since(std::uint64_t begin, std::uint64_t thread) const;
 
 private:
-    FaultTap() = default;
-    [[nodiscard]] static Result<FaultTap*> create();
+    FaultTap(os::FileDescriptor who, os::FileDescriptor attached, MapMemory memory) noexcept
+        : who_{std::move(who)}, attached_{std::move(attached)}, memory_{std::move(memory)} {}
+    [[nodiscard]] static Result<std::unique_ptr<FaultTap>> create();
 
-    os::FileDescriptor map_;
-    os::FileDescriptor program_;
-    os::FileDescriptor attached_;
-    std::byte* memory_ = nullptr;
-    ForkGuard fork_guard_;
+    os::FileDescriptor who_;       // says which thread runs it
+    os::FileDescriptor attached_;  // the tracing program, while it is open
+    MapMemory memory_;
 };
 
 }  // namespace harena::kernel

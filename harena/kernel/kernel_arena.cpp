@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <new>
 
 #include "harena/base/os/memory.hpp"
 #include "harena/base/page_math.hpp"
@@ -17,7 +18,7 @@ constexpr std::uint32_t k_segv_on_fault = 1U << 17;
 constexpr std::uint32_t k_no_user_conv = 1U << 18;
 }  // namespace
 
-Result<std::shared_ptr<KernelArena>> KernelArena::create(const bpf::MapDefinition& definition) {
+Result<std::shared_ptr<KernelArena>> KernelArena::create(const bpf::MapDefinition& definition) try {
     HARENA_TRY(ArenaMapping mapping, ArenaMapping::create(definition));
     HARENA_TRY(ArenaCalls calls, ArenaCalls::create(mapping.fd()));
     const ArenaOptions options{.name = definition.name,
@@ -26,6 +27,8 @@ Result<std::shared_ptr<KernelArena>> KernelArena::create(const bpf::MapDefinitio
                                .segv_on_fault = (definition.flags & k_segv_on_fault) != 0,
                                .no_user_conv = (definition.flags & k_no_user_conv) != 0};
     return std::shared_ptr<KernelArena>{new KernelArena{options, std::move(mapping), std::move(calls)}};
+} catch (const std::bad_alloc&) {
+    return fail(ENOMEM, "arena '{}': no memory", definition.name);
 }
 
 Result<void*> KernelArena::alloc_pages(PageCount count, const AllocOptions& options) {
@@ -46,7 +49,7 @@ Result<void*> KernelArena::alloc_pages(PageCount count, const AllocOptions& opti
     return fail(ENOMEM, "arena '{}': no {} adjoining free pages, or no memory", name(), count.value());
 }
 
-Result<void> KernelArena::free_pages(void* address, PageCount count) {
+Result<void> KernelArena::free_pages(void* address, PageCount count) try {
     HARENA_CHECK_OK(fork_guard_.check("the arena"));
     HARENA_TRY(const PageRange range, checked_range(address, count));
     HARENA_TRY(const std::vector<bool> has_memory, present(range));
@@ -60,6 +63,8 @@ Result<void> KernelArena::free_pages(void* address, PageCount count) {
         return fail(EINVAL, "arena '{}': page {} is free already; nothing was freed", name(), fmt::ptr(page));
     }
     return calls_.free_pages(reinterpret_cast<std::uint64_t>(address), static_cast<std::uint32_t>(count.value()));
+} catch (const std::bad_alloc&) {
+    return fail(ENOMEM, "arena '{}': no memory to look at {} pages", name(), count.value());
 }
 
 Result<void> KernelArena::reserve_pages(void* address, PageCount count) {
@@ -88,17 +93,21 @@ Result<void> KernelArena::populate(const void* address, std::uint64_t bytes) {
     return {};
 }
 
-Result<const PresenceProbe*> KernelArena::probe() {
+Result<const PresenceProbe*> KernelArena::probe() try {
     HARENA_CHECK_OK(fork_guard_.check("the arena"));
     const std::lock_guard lock{mutex_};
     if (!probe_) probe_.emplace(PresenceProbe::create(mapping_.fd()));
     if (!*probe_) return pass_on(probe_->error());
     return &**probe_;
+} catch (const std::bad_alloc&) {
+    return fail(ENOMEM, "arena '{}': no memory for a program that looks at pages", name());
 }
 
-Result<std::vector<bool>> KernelArena::present(PageRange pages) {
+Result<std::vector<bool>> KernelArena::present(PageRange pages) try {
     HARENA_TRY(const PresenceProbe* const looker, probe());
     return looker->present(user_vm_start().value(), pages);
+} catch (const std::bad_alloc&) {
+    return fail(ENOMEM, "arena '{}': no memory to look at {} pages", name(), pages.count().value());
 }
 
 Result<std::uint64_t> KernelArena::kernel_base() {
@@ -106,12 +115,14 @@ Result<std::uint64_t> KernelArena::kernel_base() {
     return looker->kernel_base();
 }
 
-Result<ArenaStatistics> KernelArena::statistics() {
+Result<ArenaStatistics> KernelArena::statistics() try {
     HARENA_TRY(const std::vector<bool> has_memory, present(PageRange::of(PageIndex{}, pages())));
     ArenaStatistics statistics{};
     statistics.pages = pages();
     statistics.used = PageCount{static_cast<std::uint64_t>(std::ranges::count(has_memory, true))};
     return statistics;
+} catch (const std::bad_alloc&) {
+    return fail(ENOMEM, "arena '{}': no memory to look at its pages", name());
 }
 
 }  // namespace harena::kernel

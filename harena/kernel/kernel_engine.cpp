@@ -4,7 +4,9 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <new>
 #include <span>
+#include <unordered_map>
 
 #include "harena/base/immortal.hpp"
 #include "harena/bpf/validate.hpp"
@@ -48,11 +50,13 @@ public:
 
     Result<bpf::LoadedObject> run() {
         HARENA_CHECK_OK(bpf::validate(*file_, [](std::int32_t) { return true; }));
+        // First, so that a kernel without arenas says so, and not what else it does not know.
+        HARENA_CHECK_OK(make_arena());
         HARENA_TRY(btf_, load_btf(*file_));
         HARENA_CHECK_OK(make_maps());
         HARENA_CHECK_OK(place_arena_globals());
         HARENA_CHECK_OK(resolve_data_references());
-        HARENA_TRY(const DataMaps data_maps, DataMaps::create(*file_, loaded_.data, btf_));
+        HARENA_TRY(const DataMaps data_maps, DataMaps::create(*file_, loaded_.data, contents(), btf_));
         targets_.data = data_maps.fds();
         HARENA_CHECK_OK(find_externs());
         group_ = std::make_shared<ProgramGroup>(file_, arena_);
@@ -64,12 +68,21 @@ public:
     }
 
 private:
+    Result<void> make_arena() {
+        for (std::uint32_t i = 0; i < file_->maps.size(); ++i) {
+            if (file_->maps[i].type != bpf::map_type::arena) continue;
+            if (arena_ != nullptr)
+                return fail(EINVAL, "map '{}' is a second arena; an object has one at most", file_->maps[i].name);
+            targets_.arena = i;
+            HARENA_TRY(arena_, KernelArena::create(file_->maps[i]));
+            loaded_.arena = arena_;
+        }
+        return {};
+    }
+
     Result<void> make_maps() {
         for (const bpf::MapDefinition& definition : file_->maps) {
             if (definition.type == bpf::map_type::arena) {
-                targets_.arena = static_cast<std::uint32_t>(targets_.maps.size());
-                HARENA_TRY(arena_, KernelArena::create(definition));
-                loaded_.arena = arena_;
                 targets_.maps.push_back(arena_->fd());
                 loaded_.maps.push_back(std::make_shared<KernelMap>(definition, os::FileDescriptor{}));
             } else {
@@ -103,7 +116,8 @@ private:
         return {};
     }
 
-    // Initialised pointers: into the arena only, as in the engine of the process.
+    // Initialised pointers: into the arena only, as in the engine of the process. The caller's memory stays as it is:
+    // it is the object's if loading fails.
     Result<void> resolve_data_references() {
         for (const bpf::DataReference& reference : file_->data_references) {
             const bpf::DataSection& target = file_->data[reference.target];
@@ -114,9 +128,28 @@ private:
                     "the arena are available",
                     file_->data[reference.section].name, reference.offset, target.name);
             const std::uint64_t address = targets_.addresses[reference.target] + reference.addend;
-            std::memcpy(loaded_.data[reference.section].address + reference.offset, &address, sizeof address);
+            std::memcpy(writable(reference.section) + reference.offset, &address, sizeof address);
         }
         return {};
+    }
+
+    // A section's contents with addresses in them: in the arena at once, else in a copy.
+    std::byte* writable(std::uint32_t section) {
+        const bpf::DataMemory& memory = loaded_.data[section];
+        if (file_->data[section].kind == bpf::DataSection::Kind::arena) return memory.address;
+        std::vector<std::byte>& copy = resolved_[section];
+        if (copy.empty()) copy.assign(memory.address, memory.address + memory.size);
+        return copy.data();
+    }
+
+    [[nodiscard]] std::vector<const std::byte*> contents() const {
+        std::vector<const std::byte*> all;
+        all.reserve(loaded_.data.size());
+        for (std::uint32_t i = 0; i < loaded_.data.size(); ++i) {
+            const auto copy = resolved_.find(i);
+            all.push_back(copy == resolved_.end() ? loaded_.data[i].address : copy->second.data());
+        }
+        return all;
     }
 
     Result<void> find_externs() {
@@ -150,7 +183,7 @@ private:
         };
         HARENA_TRY(os::FileDescriptor fd,
                    load_program(spec, fmt::format("program '{}'", function.name), options_.verbose_log, place));
-        group_->add(fd.get(), std::move(code.origin));
+        group_->add(fd.get(), std::move(code));
         loaded_.programs.push_back(std::make_unique<KernelProgram>(std::move(fd), group_, function));
         return {};
     }
@@ -175,6 +208,7 @@ private:
     std::shared_ptr<KernelArena> arena_;
     ObjectBtf btf_;
     Targets targets_;
+    std::unordered_map<std::uint32_t, std::vector<std::byte>> resolved_;  // by section
 };
 
 class KernelEngine final : public bpf::Engine {
@@ -183,12 +217,14 @@ public:
 
     [[nodiscard]] Result<bpf::LoadedObject> load(std::shared_ptr<const bpf::ObjectFile> file,
                                                  std::vector<bpf::DataMemory> data,
-                                                 const bpf::LoadOptions& options) override {
+                                                 const bpf::LoadOptions& options) override try {
         if (options.frame_bytes != bpf::k_frame_bytes || options.max_frames != bpf::k_max_frames)
             return fail(ENOTSUP,
                         "Linux gives a program {} frames of {} bytes: leave max_frames and frame_bytes as they are",
                         bpf::k_max_frames, bpf::k_frame_bytes);
         return Loader{std::move(file), std::move(data), options}.run();
+    } catch (const std::bad_alloc&) {
+        return fail(ENOMEM, "no memory to load the object");
     }
 };
 

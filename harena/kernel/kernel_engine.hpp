@@ -19,8 +19,8 @@ struct EngineReport {
     std::string no_faults;
 };
 
-/// Tries it: makes an arena, and runs small programs that allocate, look and free. Errors: EPERM (the capabilities that
-/// are missing), and others that name what this kernel does not have. Thread-safe.
+/// Tries it: makes an arena, and runs small programs that allocate, look, read an absent page and free. Errors: EPERM
+/// (the capabilities that are missing), and others that name what this kernel does not have. Thread-safe.
 [[nodiscard]] Result<EngineReport> try_engine();
 
 }  // namespace harena::kernel

@@ -5,6 +5,7 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <new>
 
 #include "harena/base/os/bpf.hpp"
 #include "harena/kernel/kernel_program.hpp"
@@ -12,7 +13,22 @@
 
 namespace harena::kernel {
 
-Result<std::shared_ptr<KernelMap>> KernelMap::create(const bpf::MapDefinition& d, int btf) {
+namespace {
+
+/// Those whose elements are as large for the host as the definition says: a per-CPU map has a value for each processor.
+constexpr std::array k_types{bpf::map_type::hash, bpf::map_type::array, bpf::map_type::prog_array};
+
+}  // namespace
+
+Result<std::shared_ptr<KernelMap>> KernelMap::create(const bpf::MapDefinition& d, int btf) try {
+    if (std::ranges::find(k_types, d.type) == k_types.end())
+        return fail(ENOTSUP,
+                    "map '{}' is a map of {}, which this engine does not have (it has ARENA, ARRAY, HASH and "
+                    "PROG_ARRAY)",
+                    d.name, bpf::map_type_name(d.type));
+    if (d.pin_by_name)
+        return fail(ENOTSUP, "map '{}' is to be pinned by name, which this engine does not do: it would be another map",
+                    d.name);
     os::BpfMapSpec spec{.type = d.type,
                         .key_size = d.key_size,
                         .value_size = d.value_size,
@@ -27,12 +43,18 @@ Result<std::shared_ptr<KernelMap>> KernelMap::create(const bpf::MapDefinition& d
     const bool has_types = d.key_type != bpf::k_no_type && d.value_type != bpf::k_no_type;
     if (has_types && d.type != bpf::map_type::prog_array) spec.btf = btf;
     auto fd = os::bpf_map_create(spec);
+    if (!fd && spec.btf >= 0) {  // types are for tools that look at the map: it works without
+        spec.btf = -1;
+        fd = os::bpf_map_create(spec);
+    }
     if (!fd)
         return pass_on(
             refusal(fd.error(), fmt::format("map '{}'", d.name),
                     fmt::format("type {}, key_size {}, value_size {}, max_entries {}, map_flags {:#x}",
                                 bpf::map_type_name(d.type), d.key_size, d.value_size, d.max_entries, d.flags)));
     return std::make_shared<KernelMap>(d, std::move(*fd));
+} catch (const std::bad_alloc&) {
+    return fail(ENOMEM, "map '{}': no memory", d.name);
 }
 
 Error KernelMap::error(os::SysError error, std::string_view call) const {
@@ -43,7 +65,7 @@ Error KernelMap::error(os::SysError error, std::string_view call) const {
 
 Result<void> KernelMap::check_use() const { return fork_guard_.check("the map"); }
 
-Result<std::vector<std::byte>> KernelMap::lookup(std::span<const std::byte> key) {
+Result<std::vector<std::byte>> KernelMap::lookup(std::span<const std::byte> key) try {
     HARENA_CHECK_OK(check_use());
     // The kernel's answer for an arena is the same, to a key of any size.
     if (definition().type == bpf::map_type::arena) return pass_on(error({EINVAL}, "lookup"));
@@ -52,6 +74,8 @@ Result<std::vector<std::byte>> KernelMap::lookup(std::span<const std::byte> key)
     if (const auto found = os::bpf_map_lookup(fd_.get(), key.data(), value.data()); !found)
         return pass_on(error(found.error(), "lookup"));
     return value;
+} catch (const std::bad_alloc&) {
+    return fail(ENOMEM, "map '{}': no memory for a copy of {} bytes", name(), definition().value_size);
 }
 
 Result<void> KernelMap::update(std::span<const std::byte> key, std::span<const std::byte> value, bpf::UpdateMode mode) {
@@ -74,7 +98,7 @@ Result<void> KernelMap::erase(std::span<const std::byte> key) {
     return {};
 }
 
-Result<std::vector<std::byte>> KernelMap::next_key(std::optional<std::span<const std::byte>> key) {
+Result<std::vector<std::byte>> KernelMap::next_key(std::optional<std::span<const std::byte>> key) try {
     HARENA_CHECK_OK(check_use());
     if (definition().type == bpf::map_type::arena) return pass_on(error({EOPNOTSUPP}, "next key"));
     if (key) HARENA_CHECK_OK(check_key(*key));
@@ -82,6 +106,8 @@ Result<std::vector<std::byte>> KernelMap::next_key(std::optional<std::span<const
     if (const auto found = os::bpf_map_next_key(fd_.get(), key ? key->data() : nullptr, next.data()); !found)
         return pass_on(error(found.error(), "next key"));
     return next;
+} catch (const std::bad_alloc&) {
+    return fail(ENOMEM, "map '{}': no memory for a copy of {} bytes", name(), definition().key_size);
 }
 
 Result<void> KernelMap::set_program(std::uint32_t index, bpf::Program& program) {

@@ -13,7 +13,8 @@ namespace harena::kernel {
 class KernelMap final : public bpf::Map {
 public:
     /// Makes the map, with the types of keys and values if there are any (`btf` is -1 if not).
-    /// Errors: those of bpf(BPF_MAP_CREATE).
+    /// Errors: ENOTSUP (a type of map that the engine does not have, or one to be pinned); those of
+    /// bpf(BPF_MAP_CREATE).
     [[nodiscard]] static Result<std::shared_ptr<KernelMap>> create(const bpf::MapDefinition& definition, int btf);
     /// Takes over a map that was made; that of an arena needs no descriptor, since it has no elements.
     KernelMap(bpf::MapDefinition definition, os::FileDescriptor fd) noexcept

@@ -2,6 +2,7 @@
 #include "harena/kernel/kernel_program.hpp"
 
 #include <cerrno>
+#include <new>
 
 #include "harena/base/os/bpf.hpp"
 #include "harena/base/os/process.hpp"
@@ -12,7 +13,7 @@ namespace {
 constexpr std::size_t k_max_context_bytes = 65535;
 }
 
-Result<bpf::RunResult> KernelProgram::run(std::span<std::byte> context, const bpf::RunOptions& options) {
+Result<bpf::RunResult> KernelProgram::run(std::span<std::byte> context, const bpf::RunOptions& options) try {
     HARENA_CHECK_OK(fork_guard_.check(fmt::format("program '{}'", name())));
     if (type() != bpf::ProgramType::syscall && type() != bpf::ProgramType::unspecified)
         return fail(ENOTSUP,
@@ -25,14 +26,15 @@ Result<bpf::RunResult> KernelProgram::run(std::span<std::byte> context, const bp
                     k_max_context_bytes);
     const Result<const FaultTap*> tap = group_->tap();
     const bool taps = tap && *tap != nullptr;
+    const Result<std::uint64_t> thread = taps ? (*tap)->this_thread() : 0;
     const std::uint64_t position = taps ? (*tap)->position() : 0;
     const std::uint64_t begin_ns = os::monotonic_ns();
     const auto result = os::bpf_program_run(fd_.get(), context);
     const std::uint64_t end_ns = os::monotonic_ns();
     bpf::RunResult out;
-    out.faults_known = tap.has_value();
-    if (taps) {
-        const FaultTap::Records seen = (*tap)->since(position);
+    out.faults_known = tap && thread;
+    if (taps && thread) {
+        const FaultTap::Records seen = (*tap)->since(position, *thread);
         out.faults_known = seen.complete;
         for (const FaultTap::Record& record : seen.records)
             if (auto fault = group_->fault(record)) out.faults.push_back(std::move(*fault));
@@ -51,6 +53,14 @@ Result<bpf::RunResult> KernelProgram::run(std::span<std::byte> context, const bp
     }
     out.return_value = *result;
     return out;
+} catch (const std::bad_alloc&) {
+    return fail(ENOMEM, "no memory to run program '{}'", name());
+}
+
+Result<void> KernelProgram::counts_faults() const {
+    HARENA_TRY(const FaultTap* const tap, group_->tap());
+    if (tap != nullptr) HARENA_CHECK_OK(tap->this_thread());
+    return {};
 }
 
 }  // namespace harena::kernel

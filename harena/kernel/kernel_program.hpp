@@ -23,8 +23,10 @@ public:
     [[nodiscard]] const std::string& name() const noexcept override { return function_.name; }
     [[nodiscard]] bpf::ProgramType type() const noexcept override { return function_.type; }
     /// As declared, but: the budget is the kernel's (250 ms for the loops of a function), a context has at most 65,535
-    /// bytes, and there are no errors of a running program but EINVAL (the context is too small for it).
+    /// bytes, and there are no errors of a running program but EINVAL (the context is too small for it) and ENOMEM.
     [[nodiscard]] Result<bpf::RunResult> run(std::span<std::byte> context, const bpf::RunOptions& options) override;
+    /// Why `RunResult::faults_known` is false on this thread, if it is so in every run.
+    [[nodiscard]] Result<void> counts_faults() const;
     [[nodiscard]] const bpf::FaultLog& fault_log() const noexcept override { return log_; }
 
 private:

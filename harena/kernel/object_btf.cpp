@@ -38,9 +38,11 @@ public:
     Result<void> run(ObjectBtf& out) {
         // Adding moves what is there: it comes first.
         HARENA_CHECK_OK(add_stand_in());
+        const std::string blanks(k_text_blanks, ' ');
+        HARENA_TRY(out.no_line.text, add_string(blanks));
         for (const bpf::LineInfo& line : file_.lines) {
             HARENA_TRY(const std::uint32_t file_name, add_string(line.file));
-            HARENA_TRY(const std::uint32_t text, add_string(line.text));
+            HARENA_TRY(const std::uint32_t text, add_string(blanks + line.text));
             out.lines.push_back({.file = file_name, .text = text});
         }
         out.sized_data.resize(file_.data.size());

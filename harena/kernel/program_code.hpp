@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <string_view>
 #include <vector>
 
 #include "harena/base/result.hpp"
@@ -29,15 +30,17 @@ struct ProgramCode {
     std::vector<std::uint32_t> origin;  // of each instruction, its index in `ObjectFile::instructions`
     std::vector<bpf_func_info> functions;
     /// One for each instruction. Their columns are not the source's: they have the low bits of the instruction's index,
-    /// by which a record is known again after the kernel has removed and inserted instructions.
+    /// by which a record is known again after the kernel has removed and inserted instructions. Higher bits are in
+    /// the number of blanks before the source text, which who prints it leaves out.
     std::vector<bpf_line_info> lines;
 };
 
-inline constexpr std::uint32_t k_column_bits = 10;
-
-/// Puts a program together. Errors: EINVAL (a kfunc that the kernel does not have: named; an object made by hand that
-/// is wrong).
+/// Puts a program together. Errors: EINVAL (a kfunc or variable that the kernel does not have: named; an object made by
+/// hand that is wrong), E2BIG (more functions than Linux takes).
 [[nodiscard]] Result<ProgramCode> assemble(const bpf::ObjectFile& file, const bpf::Function& program,
                                            const Targets& targets, const ObjectBtf& btf);
+
+/// The version of Linux that a kfunc came with, such as "6.17"; empty for one that is not known.
+[[nodiscard]] std::string_view introduced_in(std::string_view kfunc) noexcept;
 
 }  // namespace harena::kernel

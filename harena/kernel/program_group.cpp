@@ -3,8 +3,7 @@
 
 #include <algorithm>
 #include <cerrno>
-
-#include "harena/kernel/program_code.hpp"
+#include <string_view>
 
 namespace harena::kernel {
 
@@ -26,28 +25,40 @@ Result<const FaultTap*> ProgramGroup::tap() {
 Result<const FaultTap*> ProgramGroup::find_code() {
     HARENA_TRY(const FaultTap* const tap, FaultTap::get());
     HARENA_TRY(kernel_base_, arena_->kernel_base());
-    for (const Member& member : members_) {
-        const auto function_count = os::bpf_jited_functions(member.fd, {});
-        std::vector<os::BpfCode> code(function_count.value_or(0));
-        const auto functions = os::bpf_jited_functions(member.fd, code);
-        if (!functions) return os::fail_with(functions.error(), "the machine code of a program");
-        code_.insert(code_.end(), code.begin(), code.end());
-
-        const auto line_count = os::bpf_jited_lines(member.fd, {});
-        std::vector<os::BpfJitedLine> lines(line_count.value_or(0));
-        const auto read = os::bpf_jited_lines(member.fd, lines);
-        if (!read) return os::fail_with(read.error(), "the machine code of a program");
-        // Columns are the low bits of the indices, which ascend.
-        std::uint32_t next = 0;
-        for (const os::BpfJitedLine& line : lines) {
-            next += (line.line_col - next) & ((1U << k_column_bits) - 1);
-            if (next < member.origin.size()) lines_.push_back({.address = line.address, .insn = member.origin[next]});
-            ++next;
-        }
-    }
+    for (const Member& member : members_) HARENA_CHECK_OK(find_code(member));
     std::ranges::sort(code_, {}, &os::BpfCode::address);
     std::ranges::sort(lines_, {}, &Line::address);
     return tap;
+}
+
+Result<void> ProgramGroup::find_code(const Member& member) {
+    constexpr std::string_view k_what = "the machine code of a program";
+    const auto function_count = os::bpf_jited_functions(member.fd, {});
+    std::vector<os::BpfCode> code(function_count.value_or(0));
+    const auto functions = os::bpf_jited_functions(member.fd, code);
+    if (!functions) return os::fail_with(functions.error(), k_what);
+    if (code.empty()) return fail(ENOTSUP, "the kernel has no machine code of a program");
+    if (std::ranges::find(code, 0U, &os::BpfCode::address) != code.end())
+        return fail(EPERM,
+                    "Linux shows where a program's machine code is only with CAP_SYSLOG and kernel.kptr_restrict 0 or "
+                    "1, or with kernel.kptr_restrict 0 and kernel.perf_event_paranoid 1 or less");
+    code_.insert(code_.end(), code.begin(), code.end());
+
+    const auto line_count = os::bpf_jited_lines(member.fd, {});
+    std::vector<os::BpfJitedLine> lines(line_count.value_or(0));
+    const auto read = os::bpf_jited_lines(member.fd, lines);
+    if (!read) return os::fail_with(read.error(), k_what);
+    // The kernel's records are some of those that it was given, in their order.
+    auto given = member.lines.begin();
+    for (const os::BpfJitedLine& line : lines) {
+        given = std::find_if(given, member.lines.end(), [&](const bpf_line_info& one) {
+            return one.line_off == line.line_off && one.line_col == line.line_col;
+        });
+        if (given == member.lines.end()) break;
+        lines_.push_back({.address = line.address, .insn = member.origin[given->insn_off]});
+        ++given;
+    }
+    return {};
 }
 
 std::optional<bpf::Fault> ProgramGroup::fault(const FaultTap::Record& record) const {

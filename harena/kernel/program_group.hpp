@@ -12,6 +12,7 @@
 #include "harena/bpf/object_file.hpp"
 #include "harena/kernel/fault_tap.hpp"
 #include "harena/kernel/kernel_arena.hpp"
+#include "harena/kernel/program_code.hpp"
 
 namespace harena::kernel {
 
@@ -23,11 +24,13 @@ public:
     ProgramGroup(std::shared_ptr<const bpf::ObjectFile> file, std::shared_ptr<KernelArena> arena) noexcept
         : file_{std::move(file)}, arena_{std::move(arena)} {}
 
-    /// Before the first run. `origin` is that of `ProgramCode`; `fd` stays the program's.
-    void add(int fd, std::vector<std::uint32_t> origin) { members_.push_back({fd, std::move(origin)}); }
+    /// Before the first run. `fd` stays the program's.
+    void add(int fd, ProgramCode code) {
+        members_.push_back({.fd = fd, .origin = std::move(code.origin), .lines = std::move(code.lines)});
+    }
 
     /// The process's tap, or nullptr: programs that have no arena have no faults. Errors: those of `FaultTap::get`, and
-    /// of finding the arena and the programs in the kernel.
+    /// of finding the arena and the programs in the kernel; EPERM if it does not show where programs are.
     [[nodiscard]] Result<const FaultTap*> tap();
 
     /// What a record says if it is of an access of one of the programs to the arena. After `tap` succeeded.
@@ -36,13 +39,15 @@ public:
 private:
     struct Member {
         int fd;
-        std::vector<std::uint32_t> origin;
+        std::vector<std::uint32_t> origin;  // as in `ProgramCode`
+        std::vector<bpf_line_info> lines;
     };
     struct Line {
         std::uint64_t address;
         std::uint32_t insn;  // of the object
     };
     [[nodiscard]] Result<const FaultTap*> find_code();
+    Result<void> find_code(const Member& member);
 
     std::shared_ptr<const bpf::ObjectFile> file_;
     std::shared_ptr<KernelArena> arena_;

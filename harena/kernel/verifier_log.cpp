@@ -48,7 +48,8 @@ bool is_state(std::string_view line) {
     const std::string_view word = line.substr(0, line.find(' '));
     const bool states_register = word.size() > 2 && word[0] == 'R' && word.find('=') != std::string_view::npos;
     return line.starts_with(';') || states_register || line.starts_with("from ") || line.starts_with("mark_precise") ||
-           line.starts_with("caller:") || line.starts_with("callee:");
+           line.starts_with("caller:") || line.starts_with("callee:") || line.starts_with("cur state:") ||
+           line.starts_with("old state:") || line.starts_with("frame");
 }
 
 }  // namespace

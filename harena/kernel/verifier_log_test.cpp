@@ -41,6 +41,13 @@ TEST(VerifierLog, registers_in_a_verdict_are_not_taken_for_a_state) {
               "at 3: R0 invalid mem access 'map_value_or_null' [3: (79) r0 = *(u64 *)(r0 +0)]");
 }
 
+TEST(VerifierLog, states_of_a_loop_are_no_part_of_the_verdict) {
+    constexpr std::string_view k_log =
+        "0: (05) goto pc-1\ninfinite loop detected at insn 0\ncur state: R1=ctx() R10=fp0\n"
+        "old state: R1=ctx() R10=fp0\nprocessed 2 insns\n";
+    EXPECT_EQ(shortened(k_log, place), "at 0: infinite loop detected at insn 0 [0: (05) goto pc-1]");
+}
+
 TEST(VerifierLog, last_lines_leave_out_blank_ones) {
     EXPECT_EQ(last_lines("one\n\n two \n   \n", 1), "two");
     EXPECT_EQ(last_lines("one\n\n two \n", 5), "one; two");

@@ -33,9 +33,9 @@ protected:
     }
     /// A free as a pool makes it.
     Result<void> take_back(Page& page, Order order, const Site& where) {
-        PageWord word;
-        if (!ledger_.try_take_back(page, order, word, where))
-            return std::unexpected{ledger_.refusal(page, order, word, where)};
+        std::uint64_t was = 0;
+        if (!ledger_.try_take_back(page, order, was, where))
+            return std::unexpected{ledger_.refusal(page, order, PageWord::from(was), where)};
         return {};
     }
 
@@ -48,7 +48,7 @@ protected:
         if constexpr (k_debug_checks) {
             EXPECT_DEATH((void)take_back(page, order, k_freed_again),
                          place(k_freed_again) + ": .*" + message + ".*" + known);
-            PageWord seen;
+            std::uint64_t seen = 0;
             EXPECT_FALSE(ledger_.try_take_back(page, order, seen, k_freed_again));
         } else {
             const auto refused = take_back(page, order, k_freed_again);
@@ -85,8 +85,9 @@ TEST_F(PageLedgerTest, a_block_that_is_handed_out_has_one_reference_and_its_acco
 
 TEST_F(PageLedgerTest, a_block_that_is_taken_back_is_cached_and_the_word_says_what_it_was) {
     Page& page = hand_out(8, k_order, nullptr, true);
-    PageWord word;
-    ASSERT_TRUE(ledger_.try_take_back(page, k_order, word, k_freed));
+    std::uint64_t was = 0;
+    ASSERT_TRUE(ledger_.try_take_back(page, k_order, was, k_freed));
+    const PageWord word = PageWord::from(was);
     EXPECT_EQ(word.state, PageState::allocated);
     EXPECT_EQ(word.order, k_order);
     EXPECT_TRUE(word.unmapped);
@@ -188,8 +189,8 @@ protected:
         std::atomic<int> done{0};
         std::array<bool, 2> freed{};
         const auto try_free = [&](const Site& where) {
-            PageWord word;
-            return ledger_.try_take_back(pages_[Pfn{8}], k_order, word, where);
+            std::uint64_t was = 0;
+            return ledger_.try_take_back(pages_[Pfn{8}], k_order, was, where);
         };
         std::array<int, 3> rounds{};
         const std::jthread other{[&] {

@@ -120,7 +120,13 @@ std::vector<Case> access_cases() {
     for (const Access& access : accesses()) add_places(cases, access);
     const ArenaPlace low_bits{.address = arena_address() + 0x1234'5000};
     const ArenaPlace end{.address = arena_address() + 4 * k_gib - 16 * k_page_size};
+    const ArenaPlace segv{.flags = k_flag_mmapable | k_flag_segv_on_fault};
+    const ArenaPlace no_conv{.flags = k_flag_mmapable | k_flag_no_user_conv};
     for (const Access& access : accesses()) {
+        for (const auto& [place, flag] : {std::pair{segv, "SEGV_ON_FAULT"}, std::pair{no_conv, "NO_USER_CONV"}}) {
+            cases.push_back(at(access, fmt::format("present, {}", flag), place, place.address + 3 * k_page_size, 0));
+            cases.push_back(at(access, fmt::format("absent, {}", flag), place, place.address + 5 * k_page_size, 0));
+        }
         cases.push_back(at(access, "present, low bits", low_bits, low_bits.address + 3 * k_page_size, 0));
         cases.push_back(at(access, "absent, low bits", low_bits, low_bits.address + 5 * k_page_size, 0));
         cases.push_back(at(access, "last page of the window", end, end.address + 16 * k_page_size - access.bytes, 0));

@@ -22,7 +22,7 @@ constexpr std::array<std::uint64_t, 12> k_values{0,
                                                  0x7fffffffffffffff,
                                                  0x8000000000000000,
                                                  0xffffffffffffffff};
-constexpr std::array<std::int32_t, 5> k_immediates{1, 7, 31, -1, 0x7fffffff};
+constexpr std::array<std::int32_t, 9> k_immediates{1, 7, 31, 32, 33, 40, 63, -1, 0x7fffffff};
 constexpr std::size_t k_words = k_values.size() * k_values.size() * 2;  // operands, then results: two words a pair
 constexpr std::size_t k_bytes = k_words * 8 * 2;
 
@@ -85,7 +85,7 @@ void add_binary(std::vector<Case>& cases, const Operation& operation, bool is_64
     if (is_move(operation)) return;
     for (const std::int32_t imm : k_immediates) {
         const bool shifts = operation.op == AluOp::lsh || operation.op == AluOp::rsh || operation.op == AluOp::arsh;
-        if (shifts && (imm < 0 || imm > 31)) continue;  // no valid instruction
+        if (shifts && (imm < 0 || imm > (is_64_bit ? 63 : 31))) continue;  // no valid instruction
         for (const bool left : {false, true}) {
             const Insn with_imm =
                 is_64_bit ? alu64(operation.op, r1, imm, operation.off) : alu32(operation.op, r1, imm, operation.off);

@@ -16,6 +16,7 @@ namespace harena::bpf::differential {
 
 inline constexpr std::uint32_t k_arena_pages = 16;
 inline constexpr std::uint32_t k_flag_mmapable = 1U << 10;
+inline constexpr std::uint32_t k_flag_segv_on_fault = 1U << 17;
 inline constexpr std::uint32_t k_flag_no_user_conv = 1U << 18;
 
 /// Kfuncs by the number that `call_kfunc` has for them.

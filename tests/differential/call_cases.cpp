@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // alloc_pages, free_pages and reserve_pages with good arguments and every bad one.
+#include <cerrno>
+#include <csetjmp>
+#include <csignal>
+
 #include "tests/differential/build_case.hpp"
 
 namespace harena::bpf::differential {
@@ -85,16 +89,17 @@ void add_alloc(std::vector<Case>& cases, const ArenaPlace& place, const std::str
                         .made());
     cases.push_back(row("NULL with garbage").allocates(k_garbage, 1).allocates(k_garbage, 1).made());
     cases.push_back(row("the first page").allocates(start, 1).allocates(start, 1).made());
-    cases.push_back(row("best fit")
-                        .allocates(page(2), 1)
-                        .allocates(page(5), 1)
-                        .allocates(page(10), 1)
-                        .allocates(0, 2)
-                        .allocates(0, 4)
-                        .allocates(0, 5)
-                        .allocates(0, 1)
-                        .made());
-    cases.push_back(row("first of equal gaps")
+    // Gaps of 1, 2, 4 and 6 pages.
+    const auto with_gaps = [&](const char* name) {
+        return row(name).allocates(page(1), 1).allocates(page(4), 1).allocates(page(9), 1);
+    };
+    cases.push_back(
+        with_gaps("best fit, small first").allocates(0, 1).allocates(0, 2).allocates(0, 4).allocates(0, 6).made());
+    cases.push_back(with_gaps("best fit, large first").allocates(0, 5).allocates(0, 3).allocates(0, 2).made());
+    cases.push_back(with_gaps("best fit, none").allocates(0, 7).allocates(0, 6).allocates(0, 5).made());
+    cases.push_back(
+        with_gaps("best fit after a free").frees(page(4), 1).allocates(0, 6).allocates(0, 7).allocates(0, 1).made());
+    cases.push_back(row("ties")
                         .allocates(page(2), 1)
                         .allocates(page(5), 1)
                         .allocates(page(8), 8)
@@ -193,6 +198,43 @@ void add_reserve(std::vector<Case>& cases, const ArenaPlace& place, const std::s
     cases.push_back(row("faults").reserves(page(3), 1).marks(3, 3).reads(3).made());
 }
 
+sigjmp_buf after_signal;
+
+void jump_back(int) { ::siglongjmp(after_signal, 1); }
+
+/// Whether the host's touch of `at` is SIGSEGV.
+bool is_refused(std::byte* at) {
+    struct sigaction jumping{};
+    struct sigaction before{};
+    jumping.sa_handler = &jump_back;
+    ::sigemptyset(&jumping.sa_mask);
+    ::sigaction(SIGSEGV, &jumping, &before);
+    volatile bool refused = true;
+    if (sigsetjmp(after_signal, 1) == 0) {
+        *static_cast<volatile std::byte*>(at) = std::byte{1};
+        refused = false;
+    }
+    ::sigaction(SIGSEGV, &before, nullptr);
+    return refused;
+}
+
+/// With SEGV_ON_FAULT the host reaches allocated pages only.
+Case touches_with_segv_on_fault(const ArenaPlace& place) {
+    const auto page = [&](std::uint64_t n) { return place.address + n * k_page_size; };
+    Case one = Row{"", place}.reads(5).reads(6).allocates(page(6), 1).marks(6, 3).reads(6).made();
+    one.prepare = [](const ObjectFile&, LoadedObject& loaded) -> Result<void> {
+        std::byte* const begin = loaded.arena->data();
+        HARENA_CHECK_OK(loaded.arena->alloc_pages(PageCount{1}, {.address = begin + 5 * k_page_size}));
+        HARENA_CHECK_OK(loaded.arena->reserve_pages(begin + 7 * k_page_size, PageCount{1}));
+        if (is_refused(begin + 5 * k_page_size)) return fail(EFAULT, "a touch of an allocated page is SIGSEGV");
+        for (const std::uint64_t absent : {0U, 4U, 6U, 7U, 15U})
+            if (!is_refused(begin + absent * k_page_size))
+                return fail(EIO, "a touch of page {}, which is absent, is not SIGSEGV", absent);
+        return {};
+    };
+    return one;
+}
+
 // The host's touches between loading and running, of pages that are absent, and their part in what programs then get.
 void add_host(std::vector<Case>& cases, const ArenaPlace& place, const std::string& where) {
     const auto touching = [&](const char* name, const Row& row, std::vector<std::uint64_t> pages) {
@@ -250,6 +292,17 @@ std::vector<Case> call_cases() {
         add_reserve(cases, place, where);
         add_host(cases, place, where);
     }
+    for (const auto& [flags, where] : {std::pair{k_flag_segv_on_fault, std::string{"SEGV_ON_FAULT"}},
+                                       std::pair{k_flag_no_user_conv, std::string{"NO_USER_CONV"}}}) {
+        const ArenaPlace place{.flags = k_flag_mmapable | flags};
+        add_alloc(cases, place, where);
+        add_free(cases, place, where);
+        add_reserve(cases, place, where);
+        if (flags == k_flag_no_user_conv) add_host(cases, place, where);
+    }
+    Case touches = touches_with_segv_on_fault({.flags = k_flag_mmapable | k_flag_segv_on_fault});
+    touches.name = "host: touches with SEGV_ON_FAULT";
+    cases.push_back(std::move(touches));
     return cases;
 }
 

@@ -16,13 +16,14 @@ constexpr std::uint64_t k_generated_in_a_set = 600;
 std::uint64_t arena_address() noexcept { return test::arena_address(); }
 
 std::vector<std::string> sets() {
-    std::vector<std::string> names{"objects", "calls", "accesses", "casts", "arithmetic"};
+    std::vector<std::string> names{"objects", "creation", "calls", "accesses", "casts", "arithmetic"};
     for (std::uint64_t i = 0; i < k_generated_sets; ++i) names.push_back(fmt::format("{}{}", k_generated, i));
     return names;
 }
 
 std::vector<Case> cases_of(std::string_view set) {
     if (set == "objects") return object_cases();
+    if (set == "creation") return creation_cases();
     if (set == "calls") return call_cases();
     if (set == "accesses") return access_cases();
     if (set == "casts") return cast_cases();

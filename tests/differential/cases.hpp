@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -24,7 +25,9 @@ struct Case {
     std::vector<std::string> programs = {};
     /// The context of the first run; later ones get what the one before left.
     std::vector<std::byte> context = std::vector<std::byte>(k_context_bytes);
-    /// What the host does after loading, such as filling the arena.
+    /// The errno that loading must fail with, in both engines.
+    std::optional<int> refusal = std::nullopt;
+    /// What the host does after loading, such as filling the arena. Must succeed.
     std::function<Result<void>(const ObjectFile& file, LoadedObject& loaded)> prepare = {};
 };
 
@@ -37,6 +40,7 @@ struct Case {
 
 // Each in a file of its name.
 [[nodiscard]] std::vector<Case> arithmetic_cases();
+[[nodiscard]] std::vector<Case> creation_cases();
 [[nodiscard]] std::vector<Case> call_cases();
 [[nodiscard]] std::vector<Case> access_cases();
 [[nodiscard]] std::vector<Case> cast_cases();

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstring>
 #include <set>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -97,14 +98,28 @@ void compare_tables(Differences& differences, std::string_view what, const Json&
 
 Comparison compare(const Json& process, const Json& kernel) {
     Comparison out;
-    const auto refusal = [](const Json& one) { return one["load_error"]["message"].get<std::string>(); };
+    const auto message = [](const Json& one, const char* error) { return one[error]["message"].get<std::string>(); };
+    const auto code = [](const Json& one) { return one["load_error"]["code"].get<int>(); };
     const bool refused_here = process.contains("load_error");
     const bool refused_there = kernel.contains("load_error");
     out.refused = refused_here && refused_there;
     if (refused_here != refused_there)
-        out.differences.push_back(refused_here ? "load: process " + refusal(process)
-                                               : "load: kernel " + refusal(kernel));
+        out.differences.push_back(refused_here ? "load: process " + message(process, "load_error")
+                                               : "load: kernel " + message(kernel, "load_error"));
+    if (out.refused && code(process) != code(kernel))
+        out.differences.push_back(fmt::format("refusal: process {} {}, kernel {} {}", code(process),
+                                              message(process, "load_error"), code(kernel),
+                                              message(kernel, "load_error")));
+    if (process.contains("refusal") && (!refused_here || code(process) != process["refusal"].get<int>()))
+        out.differences.push_back(fmt::format("refusal: process not {}", process["refusal"].get<int>()));
     if (refused_here || refused_there) return out;
+    for (const auto& [engine, one] : {std::pair{"process", &process}, {"kernel", &kernel}})
+        if (one->contains("prepare_error"))
+            out.differences.push_back(fmt::format("prepare: {} {}", engine, message(*one, "prepare_error")));
+    if (process.contains("prepare_error") || kernel.contains("prepare_error")) return out;
+    const auto ended_well = [](const Json& run) { return !run.contains("error"); };
+    out.ran = !process["runs"].empty() && std::ranges::all_of(process["runs"], ended_well) &&
+              std::ranges::all_of(kernel["runs"], ended_well);
 
     const auto tables = [](const Json& one, const char* name) {
         return one.contains(name) ? one[name] : Json(Json::value_t::object);

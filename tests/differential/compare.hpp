@@ -9,7 +9,8 @@
 namespace harena::bpf::differential {
 
 struct Comparison {
-    bool refused = false;  // by both engines: nothing was compared
+    bool refused = false;  // by both engines: only the errnos were compared
+    bool ran = false;      // in both engines, and no run ended with an error
     std::vector<std::string> differences;
 };
 

@@ -32,6 +32,7 @@ TEST(Compare, what_is_equal_has_no_differences) {
     const Comparison comparison = compare(whole(), whole());
     EXPECT_TRUE(comparison.differences.empty());
     EXPECT_FALSE(comparison.refused);
+    EXPECT_TRUE(comparison.ran);
 }
 
 struct Change {
@@ -68,6 +69,7 @@ TEST(Compare, each_change_in_the_kernel_is_a_difference) {
         {"map counts 02000000, word 0: ", [](Json& one) { one["maps"]["counts"]["02000000"].get_binary()[0] = 6; }},
         {"map counts 02000000: process only", [](Json& one) { one["maps"].erase("counts"); }},
         {"map others 01: kernel only", [](Json& one) { one["maps"]["others"]["01"] = bytes({1}); }},
+        {"prepare: kernel no", [](Json& one) { one["prepare_error"] = {{"code", 5}, {"message", "no"}}; }},
         {"load: kernel no", [](Json& one) { one["load_error"] = {{"code", 5}, {"message", "no"}}; }},
     };
     for (const Change& change : changes) {
@@ -94,17 +96,44 @@ TEST(Compare, the_same_error_in_both_is_equal_and_another_is_not) {
     Json kernel = process;
     kernel["runs"][0]["error"]["message"] = "another";
     EXPECT_TRUE(compare(process, kernel).differences.empty());
+    EXPECT_FALSE(compare(process, kernel).ran);
     kernel["runs"][0]["error"]["code"] = 6;
     EXPECT_EQ(compare(process, kernel).differences.size(), 1U);
 }
 
-TEST(Compare, what_both_refuse_is_not_compared) {
+TEST(Compare, of_what_both_refuse_the_errnos_are_compared) {
     Json refused = whole();
     refused["load_error"] = {{"code", 22}, {"message", "no"}};
     const Comparison comparison = compare(refused, refused);
     EXPECT_TRUE(comparison.refused);
     EXPECT_TRUE(comparison.differences.empty());
+    EXPECT_FALSE(comparison.ran);
     EXPECT_EQ(compare(refused, whole()).differences.size(), 1U);
+    Json otherwise = refused;
+    otherwise["load_error"]["code"] = 95;
+    const Comparison codes = compare(refused, otherwise);
+    EXPECT_TRUE(codes.refused);
+    ASSERT_EQ(codes.differences.size(), 1U);
+    EXPECT_TRUE(codes.differences[0].starts_with("refusal: process 22 no, kernel 95")) << codes.differences[0];
+}
+
+TEST(Compare, what_must_be_refused_is_refused_with_that_errno) {
+    Json taken = whole();
+    taken["refusal"] = 22;
+    EXPECT_EQ(compare(taken, taken).differences.size(), 1U);
+    Json refused = taken;
+    refused["load_error"] = {{"code", 22}, {"message", "no"}};
+    EXPECT_TRUE(compare(refused, refused).differences.empty());
+    refused["load_error"]["code"] = 7;
+    EXPECT_EQ(compare(refused, refused).differences.size(), 1U);
+}
+
+TEST(Compare, a_preparation_that_fails_in_both_is_no_refusal) {
+    Json failed = whole();
+    failed["prepare_error"] = {{"code", 5}, {"message", "no"}};
+    EXPECT_EQ(compare(failed, failed).differences.size(), 2U);
+    EXPECT_FALSE(compare(failed, failed).refused);
+    EXPECT_FALSE(compare(failed, failed).ran);
 }
 
 }  // namespace

@@ -14,14 +14,24 @@ namespace harena::bpf::differential {
 
 namespace {
 
-constexpr std::array k_objects{HARENA_BPF_OBJECTS "/programs.bpf.o",     HARENA_BPF_OBJECTS "/programs_v1.bpf.o",
-                               HARENA_BPF_OBJECTS "/programs_v3.bpf.o",  HARENA_BPF_OBJECTS "/programs_o0.bpf.o",
-                               HARENA_BPF_OBJECTS "/maps.bpf.o",         HARENA_BPF_OBJECTS "/callbacks.bpf.o",
-                               HARENA_BPF_OBJECTS "/callbacks_v1.bpf.o", HARENA_BPF_OBJECTS "/callbacks_v3.bpf.o",
-                               HARENA_BPF_OBJECTS "/externs.bpf.o",      HARENA_BPF_OBJECTS "/globals.bpf.o",
-                               HARENA_BPF_OBJECTS "/engine.bpf.o",       HARENA_E2E_OBJECTS "/answer.bpf.o",
-                               HARENA_E2E_OBJECTS "/choices.bpf.o",      HARENA_E2E_OBJECTS "/context.bpf.o",
-                               HARENA_E2E_OBJECTS "/faults.bpf.o",       HARENA_E2E_OBJECTS "/loops.bpf.o"};
+constexpr std::array k_objects{HARENA_BPF_OBJECTS "/programs.bpf.o",
+                               HARENA_BPF_OBJECTS "/programs_v1.bpf.o",
+                               HARENA_BPF_OBJECTS "/programs_v3.bpf.o",
+                               HARENA_BPF_OBJECTS "/programs_o0.bpf.o",
+                               HARENA_BPF_OBJECTS "/maps.bpf.o",
+                               HARENA_BPF_OBJECTS "/callbacks.bpf.o",
+                               HARENA_BPF_OBJECTS "/callbacks_v1.bpf.o",
+                               HARENA_BPF_OBJECTS "/callbacks_v3.bpf.o",
+                               HARENA_BPF_OBJECTS "/externs.bpf.o",
+                               HARENA_BPF_OBJECTS "/globals.bpf.o",
+                               HARENA_BPF_OBJECTS "/engine.bpf.o",
+                               HARENA_E2E_OBJECTS "/answer.bpf.o",
+                               HARENA_E2E_OBJECTS "/choices.bpf.o",
+                               HARENA_E2E_OBJECTS "/context.bpf.o",
+                               HARENA_E2E_OBJECTS "/faults.bpf.o",
+                               HARENA_E2E_OBJECTS "/loops.bpf.o",
+                               HARENA_KERNEL_OBJECTS "/removed_code.bpf.o",
+                               HARENA_DIFFERENTIAL_OBJECTS "/arguments.bpf.o"};
 constexpr const char* k_demo = HARENA_WORD_INDEX_OBJECT;
 constexpr const char* k_text = HARENA_SOURCE_FOLDER "/LICENSE";
 

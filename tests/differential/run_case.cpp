@@ -66,7 +66,32 @@ Json contents(Arena& arena) {
     return pages;
 }
 
+Json code_of(const Result<void>& result) {
+    const int code = result ? 0 : result.error().code();
+    return bytes_of(std::as_bytes(std::span{&code, 1}));
+}
+
+Json code_of(const Result<std::vector<std::byte>>& result) {
+    return code_of(result ? Result<void>{} : pass_on(result.error()));
+}
+
+/// An arena has no elements: what each operation says to that, for a key of no bytes and for one of four.
+Json answers_of(Map& arena) {
+    Json answers = Json::object();
+    const std::vector<std::byte> four(4);
+    for (const std::span<const std::byte> key : {std::span<const std::byte>{}, std::span<const std::byte>{four}}) {
+        const auto name = [&](const char* operation) { return fmt::format("{} {}", operation, key.size()); };
+        answers[name("lookup")] = code_of(arena.lookup(key));
+        answers[name("update")] = code_of(arena.update(key, key, UpdateMode::any));
+        answers[name("erase")] = code_of(arena.erase(key));
+        answers[name("next key")] = code_of(arena.next_key(key));
+    }
+    answers["first key"] = code_of(arena.next_key(std::nullopt));
+    return answers;
+}
+
 Json contents(Map& map) {
+    if (map.definition().type == map_type::arena) return answers_of(map);
     Json entries = Json::object();
     if (map.definition().type != map_type::array && map.definition().type != map_type::hash) return entries;
     std::optional<std::vector<std::byte>> key;
@@ -84,6 +109,7 @@ Json contents(Map& map) {
 
 Json run_case(Engine& engine, const Case& one) {
     Json json{{"name", one.name}};
+    if (one.refusal) json["refusal"] = *one.refusal;
     auto data = make_data_memory(one.file);
     if (!data) return {{"name", one.name}, {"load_error", to_json(data.error())}};
     auto loaded = engine.load(std::make_shared<const ObjectFile>(one.file), *std::move(data), {});
@@ -93,7 +119,7 @@ Json run_case(Engine& engine, const Case& one) {
     }
     if (one.prepare) {
         if (const auto prepared = one.prepare(one.file, *loaded); !prepared) {
-            json["load_error"] = to_json(prepared.error());
+            json["prepare_error"] = to_json(prepared.error());
             return json;
         }
     }

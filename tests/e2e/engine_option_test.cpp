@@ -36,6 +36,15 @@ TEST_F(EngineOption, both_engines_say_the_same) {
     }
 }
 
+TEST_F(EngineOption, a_program_beside_one_that_the_kernel_refuses_runs) {
+    for (const char* const engine : {"process", "kernel"}) {
+        const Outcome outcome = harena({"run", object("loops"), "--program", "politely", "--engine", engine});
+        EXPECT_EQ(outcome.status, 0) << outcome.err;
+    }
+    expect_bad_input(harena({"run", object("loops"), "--program", "for_ever", "--engine", "kernel"}),
+                     {"for_ever", "infinite loop"});
+}
+
 TEST_F(EngineOption, a_refusal_is_one_line_and_with_verbose_the_whole_log) {
     const std::vector<std::string> command{"run", object("context"), "--program", "read_stack", "--engine", "kernel"};
     expect_bad_input(harena(command), {"read_stack", "context.bpf.c:24", "invalid unbounded variable-offset"});

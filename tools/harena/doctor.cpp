@@ -159,7 +159,7 @@ Finding look_at_kernel_bpf() {
     finding.good = false;
     finding.found = tried ? "work, but faults are not counted: " + tried->no_faults : tried.error().message();
     if (tried) return finding;
-    finding.enable = tried.error().code() == EPERM ? "run as root or with CAP_BPF and CAP_PERFMON"
+    finding.enable = tried.error().code() == EPERM ? "run with CAP_BPF and CAP_PERFMON, or as root"
                                                    : "use Linux 6.9 or later, with CONFIG_DEBUG_INFO_BTF";
     return finding;
 }

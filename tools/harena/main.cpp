@@ -52,7 +52,9 @@ int main_with(int argc, const char* const* argv) {
         ->check(CLI::Range(std::uint64_t{0}, k_max_budget_ms))
         ->capture_default_str();
     std::string engine = "process";
-    run_app->add_option("--engine", engine, "Where the program runs: process, or kernel (needs root)")
+    run_app
+        ->add_option("--engine", engine,
+                     "Where the program runs: process, or kernel (needs CAP_BPF and CAP_PERFMON, or root)")
         ->check(CLI::IsMember({"process", "kernel"}))
         ->capture_default_str();
     run_app->add_flag("--verbose", run.verbose, "If the kernel refuses a program, print its verifier's whole log");

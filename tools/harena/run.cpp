@@ -97,7 +97,7 @@ Result<Ready> prepare(const RunCommand& command) {
 
     bpf::OpenOptions options;
     options.arena_address = command.arena_address;
-    if (!chosen.autoload) options.also_load.push_back(chosen.name);
+    options.only_load = chosen.name;  // a program that the engine does not take is in nobody's way
     HARENA_TRY(bpf::Object object, bpf::Object::open(bytes, command.file, options));
     bpf::Engine& engine = command.in_kernel ? kernel::engine() : bpf::Engine::process();
     HARENA_CHECK_OK(object.load(engine, {.verbose_log = command.verbose}));

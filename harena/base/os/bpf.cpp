@@ -7,6 +7,8 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstddef>
+#include <cstring>
 #include <vector>
 
 #include "harena/base/os/invoke.hpp"
@@ -140,7 +142,14 @@ SysResult<FileDescriptor> bpf_program_load(const BpfProgramSpec& spec) noexcept 
         attributes.log_size = static_cast<std::uint32_t>(spec.log.size());
         attributes.log_level = spec.log_level;
     }
-    return open_bpf(Call::bpf_program_load, BPF_PROG_LOAD, attributes);
+    auto program = open_bpf(Call::bpf_program_load, BPF_PROG_LOAD, attributes);
+    if (spec.true_log_size != nullptr) {
+        // Linux 6.4 writes `log_true_size` there; the headers of Debian 12 do not have it.
+        constexpr std::size_t k_at = offsetof(bpf_attr, core_relo_rec_size) + sizeof(std::uint32_t);
+        static_assert(k_at + sizeof(std::uint32_t) <= sizeof(bpf_attr));
+        std::memcpy(spec.true_log_size, reinterpret_cast<const std::byte*>(&attributes) + k_at, sizeof(std::uint32_t));
+    }
+    return program;
 }
 
 SysResult<std::uint32_t> bpf_program_run(int program, std::span<std::byte> context) noexcept {
@@ -209,7 +218,8 @@ SysResult<std::size_t> bpf_jited_lines(int program, std::span<BpfJitedLine> line
     info.jited_line_info = address_of(addresses.data());
     info.jited_line_info_rec_size = sizeof(std::uint64_t);
     if (const auto asked = ask_about(program, info); !asked) return std::unexpected{asked.error()};
-    for (std::size_t i = 0; i < count; ++i) lines[i] = {.line_col = places[i].line_col, .address = addresses[i]};
+    for (std::size_t i = 0; i < count; ++i)
+        lines[i] = {.line_off = places[i].line_off, .line_col = places[i].line_col, .address = addresses[i]};
     return count;
 }
 

@@ -40,6 +40,8 @@ struct BpfProgramSpec {
     std::uint32_t line_record_size = 0;
     std::uint32_t log_level = 0;
     std::span<char> log = {};  // the end of the verifier's log, terminated with 0
+    /// Where the size goes that the whole log has, with the 0. Before Linux 6.4 that is 0, and `log` is the beginning.
+    std::uint32_t* true_log_size = nullptr;
 };
 
 [[nodiscard]] SysResult<FileDescriptor> bpf_map_create(const BpfMapSpec& spec) noexcept;
@@ -65,16 +67,17 @@ struct BpfCode {
     std::uint64_t address;
     std::uint64_t bytes;
 };
-/// Where the functions of a program are; at most `code.size()` of them. Returns how many there are. Zeros without
-/// CAP_BPF.
+/// Where the functions of a program are; at most `code.size()` of them. Returns how many there are. Addresses
+/// are zeros without CAP_SYSLOG, unless kernel.kptr_restrict and kernel.perf_event_paranoid show them to everybody.
 [[nodiscard]] SysResult<std::size_t> bpf_jited_functions(int program, std::span<BpfCode> code);
 
 /// Where a program's instructions are in the kernel, for one that was loaded with line records.
 struct BpfJitedLine {
-    std::uint32_t line_col;  // of the record; those of code that the kernel removed are not there
+    std::uint32_t line_off;  // of the record; those of code that the kernel removed are not there
+    std::uint32_t line_col;
     std::uint64_t address;
 };
-/// Up to `lines.size()` of them, in the order of the program; returns how many there are. EPERM without CAP_BPF.
+/// Up to `lines.size()` of them, in the order of the program; returns how many there are. Zeros as above.
 [[nodiscard]] SysResult<std::size_t> bpf_jited_lines(int program, std::span<BpfJitedLine> lines);
 
 }  // namespace harena::os

@@ -2,12 +2,15 @@
 #include "harena/base/os/system_info.hpp"
 
 #include <linux/bpf.h>
+#include <linux/capability.h>
 #include <sys/syscall.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstdint>
+
+#include "harena/base/os/bpf.hpp"
 
 namespace harena::os {
 
@@ -40,14 +43,19 @@ std::uint64_t memory_pages() noexcept {
     return pages > 0 ? static_cast<std::uint64_t>(pages) : 0;
 }
 
+SysResult<std::uint64_t> effective_capabilities() noexcept {
+    __user_cap_header_struct header{.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
+    __user_cap_data_struct sets[_LINUX_CAPABILITY_U32S_3]{};
+    if (::syscall(SYS_capget, &header, sets) != 0) return sys_fail(errno);
+    return std::uint64_t{sets[1].effective} << 32 | sets[0].effective;
+}
+
 SysResult<void> try_memfd_secret() noexcept { return made_and_closed(::syscall(k_memfd_secret, 0U)); }
 
 SysResult<void> try_kernel_arena() noexcept {
-    bpf_attr attributes{};
-    attributes.map_type = k_map_type_arena;
-    attributes.max_entries = 1;
-    attributes.map_flags = BPF_F_MMAPABLE;
-    return made_and_closed(::syscall(SYS_bpf, BPF_MAP_CREATE, &attributes, sizeof(attributes)));
+    const auto map = bpf_map_create({.type = k_map_type_arena, .max_entries = 1, .flags = BPF_F_MMAPABLE});
+    if (!map) return std::unexpected{map.error()};
+    return {};
 }
 
 }  // namespace harena::os

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 #include "harena/base/os/sys_result.hpp"
@@ -13,6 +14,9 @@ namespace harena::os {
 
 /// How many pages of memory the machine has.
 [[nodiscard]] std::uint64_t memory_pages() noexcept;
+
+/// The calling thread's effective capabilities: bit i is CAP_* number i.
+[[nodiscard]] SysResult<std::uint64_t> effective_capabilities() noexcept;
 
 /// Makes a memfd_secret and closes it. Errors: ENOSYS (switched off at boot, or older than Linux 5.14), EPERM.
 SysResult<void> try_memfd_secret() noexcept;
