@@ -519,13 +519,20 @@ TEST_F(DirectMapFails, growth_on_a_node_that_cannot_be_had_succeeds_anywhere) {
     EXPECT_TRUE(is_zero(at(1024), k_huge_page_size));
 }
 
-TEST_F(DirectMapFails, giving_back_fails_at_either_call_and_all_is_as_it_was) {
-    for (const Call call : {Call::mmap, Call::fallocate}) {
-        FailCall failing{call, ENOMEM};
+TEST_F(DirectMapFails, giving_back_fails_at_either_call_and_the_pageblock_is_mapped) {
+    {
+        FailCall failing{Call::fallocate, ENOMEM};
         const ScopedFaultInjector injected{failing};
         expect_enomem(map_->give_back(block(0)));
         EXPECT_TRUE(marked(0, 512));
         EXPECT_EQ(file_memory(map_->fd()), 2 * k_huge_page_size);
+    }
+    {
+        FailCall failing{Call::mmap, ENOMEM};
+        const ScopedFaultInjector injected{failing};
+        expect_enomem(map_->give_back(block(0)));
+        EXPECT_EQ(file_memory(map_->fd()), k_huge_page_size);  // its memory had gone already
+        EXPECT_TRUE(is_zero(at(0), k_huge_page_size));
     }
     EXPECT_TRUE(ok(map_->give_back(block(0))));
     EXPECT_EQ(file_memory(map_->fd()), k_huge_page_size);

@@ -100,19 +100,17 @@ Result<Page*> PagePool::alloc_uncached(Order order, const AllocFlags& flags, con
 Result<FreeBlock> PagePool::take(Order order, const AllocFlags& flags) {
     HARENA_CHECK_OK(fork_guard_.check("the page pool"));
     const NodeChoice node = node_for(flags);
-    // Others may take what comes back before this thread has it, and what comes back need not be the right buddies:
-    // again, but not for ever.
-    constexpr int k_rounds = 16;
-    constexpr int k_shrinks = 4;
     auto block = store_->take(order, node);
-    int shrinks = 0;
-    for (int round = 0; !block && round < k_rounds; ++round) {
-        if (caches_.drain() == PageCount{}) {
-            if (shrinks++ == k_shrinks) break;
-            const auto shrunk = unmapped_->shrink(PageCount{pages_of(order)});
-            if (!shrunk || *shrunk == PageCount{}) break;
+    // What comes back from the unmapped cache need not be the right buddies: again, but not for ever.
+    constexpr int k_shrinks = 4;
+    for (int shrinks = 0; !block; ++shrinks) {
+        {
+            const auto drained = caches_.drain();  // nobody hoards what comes back before this thread has its own
+            block = store_->take(order, node);
         }
-        block = store_->take(order, node);
+        if (block || shrinks == k_shrinks) break;
+        const auto shrunk = unmapped_->shrink(PageCount{pages_of(order)});
+        if (!shrunk || *shrunk == PageCount{}) break;
     }
     return block;
 }
@@ -244,7 +242,7 @@ Result<void> PagePool::read(const Page* page, std::uint64_t offset, std::span<st
 
 Result<PageCount> PagePool::reclaim(PageCount wanted) {
     HARENA_CHECK_OK(fork_guard_.check("the page pool"));
-    caches_.drain();
+    (void)caches_.drain();
     return unmapped_->shrink(wanted);
 }
 

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <thread>
@@ -35,7 +36,7 @@ TEST(PagePool, capacity_is_rounded_up_to_pageblocks_and_grows_when_it_is_used) {
 
 TEST(PagePool, pools_that_cannot_be_are_refused) {
     EXPECT_TRUE(refused(PagePool::create({.capacity = PageCount{0}}), EINVAL, "0 pages"));
-    EXPECT_TRUE(refused(PagePool::create({.capacity = PageCount{k_max_pages + 1}}), EINVAL, "multiple of 512"));
+    EXPECT_TRUE(refused(PagePool::create({.capacity = PageCount{k_max_pages + 1}}), EINVAL, "it takes up to"));
     EXPECT_TRUE(refused(PagePool::create({.capacity = PageCount{512}, .nodes = 0}), EINVAL, "0 nodes"));
     EXPECT_TRUE(refused(PagePool::create({.capacity = PageCount{512}, .nodes = 65}), EINVAL, "65 nodes"));
 }
@@ -271,6 +272,46 @@ TEST(PagePool, what_the_unmapped_cache_has_free_is_had_before_memory_is_short) {
     EXPECT_TRUE(pool->unmapped().unmapped_pages_free(unmapped[1]));
 }
 
+TEST(PagePool, a_large_block_that_cannot_be_had_leaves_most_of_the_unmapped_cache_alone) {
+    const auto pool = make_pool(PageCount{64 * 512});
+    // The even pageblocks are in use, the odd ones in the unmapped cache: no two buddies can be had.
+    std::vector<Page*> blocks;
+    for (int i = 0; i < 64; ++i) blocks.push_back(pool->alloc_pages(k_pageblock_order).value());
+    std::ranges::sort(blocks, {}, [&](const Page* page) { return pool->pfn(page); });
+    for (std::size_t i = 1; i < blocks.size(); i += 2) ASSERT_TRUE(pool->free_pages(blocks[i], k_pageblock_order));
+    std::vector<Page*> unmapped;
+    for (int i = 0; i < 32; ++i) unmapped.push_back(pool->unmapped().unmapped_pages_alloc(k_pageblock_order).value());
+    for (Page* const page : unmapped) ASSERT_TRUE(pool->unmapped().unmapped_pages_free(page));
+    EXPECT_TRUE(refused(pool->alloc_pages(k_max_order), ENOMEM, "no free block of 1024 pages"));
+    EXPECT_GE(pool->unmapped().count().value(), 24U * 512);
+    for (std::size_t i = 0; i < blocks.size(); i += 2) ASSERT_TRUE(pool->free_pages(blocks[i], k_pageblock_order));
+}
+
+TEST(PagePool, threads_that_want_no_more_than_there_is_are_served) {
+    const auto pool = make_pool(PageCount{512});
+    std::vector<Page*> most(512 - 32);
+    ASSERT_TRUE(pool->alloc_bulk(most));
+    std::atomic<int> failures{0};
+    {
+        std::vector<std::jthread> threads;
+        for (int t = 0; t < 4; ++t)
+            threads.emplace_back([&] {
+                for (int round = 0; round < 2000; ++round) {
+                    std::array<Page*, 4> pages{};
+                    for (Page*& page : pages) {
+                        const auto got = pool->alloc_pages(Order{}, {.no_zero = true});
+                        if (!got) ++failures;
+                        page = got ? *got : nullptr;
+                    }
+                    for (Page* const page : pages)
+                        if (page != nullptr) (void)pool->free_pages(page, Order{});
+                }
+            });
+    }
+    EXPECT_EQ(failures.load(), 0);
+    ASSERT_TRUE(pool->free_bulk(most));
+}
+
 TEST(PagePool, nodes_have_free_lists_of_their_own) {
     // Of a machine with one node, all threads are on the first.
     const auto created = PagePool::create({.capacity = PageCount{4 * 512}, .nodes = 3});
@@ -300,7 +341,8 @@ TEST(PagePool, a_child_after_fork_cannot_use_it) {
             refused(pool->trim(PageCount{1}), EOWNERDEAD, "") && refused(pool->alloc_bulk({}), EOWNERDEAD, "") &&
             refused(pool->unmapped().unmapped_pages_alloc(Order{}), EOWNERDEAD, "") &&
             refused(pool->unmapped().unmapped_pages_free(unmapped), EOWNERDEAD, "") &&
-            !test::readable(pool->page_address(page));
+            pool->statistics().allocated == PageCount{} && pool->count() == PageCount{} &&
+            pool->unmapped().statistics().allocated == PageCount{} && !test::readable(pool->page_address(page));
         // A pool of its own works.
         const auto own = PagePool::create({.capacity = PageCount{512}});
         const auto one = own ? (*own)->alloc_pages(Order{}) : fail(ENOMEM, "no pool");

@@ -413,14 +413,15 @@ TEST_F(PageStoreNodes, a_strict_choice_grows_its_own_node_whatever_others_have) 
     EXPECT_EQ(store_->grown(), pages(3 * 512));
 }
 
-TEST_F(PageStoreNodes, a_preference_takes_the_own_node_first_and_of_others_before_it_grows) {
+TEST_F(PageStoreNodes, a_preference_takes_the_own_node_first_and_grows_there_before_it_takes_of_others) {
     const auto on_2 = store_->take(order(8), strict(2));
     ASSERT_TRUE(ok(on_2));
-    EXPECT_EQ(node_of(store_->take(order(8), preferred(1))->first), 2U);
-    EXPECT_EQ(store_->grown(), pages(512));
-    EXPECT_EQ(node_of(store_->take(order(8), preferred(1))->first), 1U) << "none has any: it grows";
-    store_->give(*on_2);
-    EXPECT_EQ(node_of(store_->take(order(8), preferred(1))->first), 1U) << "both have some";
+    EXPECT_EQ(node_of(store_->take(order(8), preferred(1))->first), 1U) << "node 2 has some, and there is room to grow";
+    EXPECT_EQ(store_->grown(), pages(2 * 512));
+    while (store_->take(order(8), strict(1))) {
+    }
+    EXPECT_EQ(node_of(store_->take(order(8), preferred(1))->first), 2U) << "there is no more room";
+    EXPECT_FALSE(store_->take(order(8), preferred(1)));
 }
 
 TEST_F(PageStoreNodes, at_the_capacity_a_strict_choice_is_ENOMEM_and_a_preference_is_served) {

@@ -2,6 +2,8 @@
 #include "harena/page/pressure_monitor.hpp"
 
 #include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <array>
 #include <cerrno>
@@ -75,6 +77,26 @@ TEST(PressureMonitor, ends_while_it_waits_and_when_its_trigger_does) {
         const Trigger gone = std::move(trigger);
     }
     EXPECT_TRUE(PressureMonitor::watch(*pool, std::move(watched), PageCount{512}));
+}
+
+TEST(PressureMonitor, a_child_that_ends_it_leaves_the_parents_alone) {
+    const auto pool = make_pool(PageCount{1024});
+    Page* const page = pool->alloc_pages(k_max_order).value();
+    ASSERT_TRUE(pool->free_pages(page, k_max_order));
+    Trigger trigger;
+    auto monitor = PressureMonitor::watch(*pool, std::move(trigger.watched), PageCount{512});
+    ASSERT_TRUE(monitor);
+    const pid_t child = ::fork();
+    if (child == 0) {
+        monitor->reset();
+        ::_exit(0);
+    }
+    int status = -1;
+    ASSERT_EQ(::waitpid(child, &status, 0), child);
+    EXPECT_EQ(status, 0);
+    EXPECT_TRUE((*monitor)->watching());
+    if (!trigger.pull()) GTEST_SKIP() << "sockets without out-of-band data";
+    while ((*monitor)->notifications() == 0) std::this_thread::yield();
 }
 
 TEST(PressureMonitor, the_kernel_takes_the_trigger_of_the_machine) {

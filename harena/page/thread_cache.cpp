@@ -178,22 +178,23 @@ void ThreadCaches::retire(ThreadCache* cache) noexcept {
     std::erase_if(caches_, [cache](const auto& one) { return one.get() == cache; });
 }
 
-PageCount ThreadCaches::drain() noexcept {
-    const ThreadCache* const own = mine_if_any();
+ThreadCaches::Drained::Drained(ThreadCaches& caches) noexcept : caches_{caches}, lock_{caches.mutex_} {
+    const ThreadCache* const own = caches.mine_if_any();
     std::uint64_t moved = 0;
-    const std::lock_guard lock{mutex_};
-    for (const auto& cache : caches_) cache->owner_lock().revoke();
+    for (const auto& cache : caches.caches_) cache->owner_lock().revoke();
     const bool all = OwnerLock::barrier();
-    for (const auto& cache : caches_) {
+    for (const auto& cache : caches.caches_) {
         // Nobody is in this thread's.
+        if (!all && cache.get() != own) continue;
         if (all) cache->owner_lock().wait_for_owner();
-        if (all || cache.get() == own) {
-            moved += cache->count();
-            cache->drain(store_, cache->count());
-        }
-        cache->owner_lock().restore();
+        moved += cache->count();
+        cache->drain(caches.store_, cache->count());
     }
-    return PageCount{moved};
+    pages_ = PageCount{moved};
+}
+
+ThreadCaches::Drained::~Drained() {
+    for (const auto& cache : caches_.caches_) cache->owner_lock().restore();
 }
 
 PageCount ThreadCaches::pages() const {

@@ -95,8 +95,23 @@ public:
 
     /// Gives the pages of all caches back to the store. Where a sandbox forbids membarrier(2), only after it was
     /// allowed before, they stay with their threads.
-    /// Returns how many there were.
-    PageCount drain() noexcept;
+    /// No thread can fill its cache again as long as what this returns is kept.
+    class [[nodiscard]] Drained {
+    public:
+        Drained(const Drained&) = delete;
+        Drained& operator=(const Drained&) = delete;
+        ~Drained();
+        /// How many pages there were.
+        [[nodiscard]] PageCount pages() const noexcept { return pages_; }
+
+    private:
+        friend class ThreadCaches;
+        explicit Drained(ThreadCaches& caches) noexcept;
+        ThreadCaches& caches_;
+        std::lock_guard<std::mutex> lock_;
+        PageCount pages_;
+    };
+    Drained drain() noexcept { return Drained{*this}; }
     /// Pages in all caches.
     [[nodiscard]] PageCount pages() const;
 

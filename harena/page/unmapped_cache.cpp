@@ -108,7 +108,7 @@ Result<void> UnmappedCache::refill(Order order, NodeChoice node) {
     if (!block || block->order < k_pageblock_order) {
         // Perhaps the pages in threads' caches make a whole one.
         if (block) store_.give(*block);
-        caches_.drain();
+        const auto drained = caches_.drain();
         block = take_from_store(order, node);
     }
     if (!block) return pass_on(block.error());

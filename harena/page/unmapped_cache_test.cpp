@@ -222,6 +222,57 @@ TEST_F(UnmappedParts, a_part_that_returns_makes_its_pageblock_whole) {
     for (std::uint32_t pfn = 9; pfn < owned_.size(); ++pfn) give(pfn);
 }
 
+TEST_F(Unmapped, pages_that_returned_on_purpose_stay_when_they_are_freed) {
+    std::vector<Page*> pages;
+    for (std::uint32_t i = 0; i < k_pageblock_pages; ++i) pages.push_back(take());
+    Page* const kept = pages[100];
+    for (Page* const page : pages)
+        if (page != kept) free(page);
+    EXPECT_EQ(cache().shrink(pool_->capacity()).value(), PageCount{511});
+    const PerOrder before = statistics().cached;
+    for (int i = 0; i < 200; ++i) {
+        Page* const page = pool_->alloc_pages(Order{3}).value();
+        ASSERT_TRUE(pool_->free_pages(page, Order{3}));
+    }
+    EXPECT_EQ(statistics().cached, before);
+    free(kept);
+}
+
+TEST_F(Unmapped, mappings_stay_within_their_budget_and_the_hosts_are_left) {
+    auto pool = PagePool::create({.capacity = PageCount{4 * 512}, .collapse = false, .max_vmas = 21, .nodes = 1});
+    ASSERT_TRUE(pool);
+    std::vector<Page*> all(4 * 512);
+    ASSERT_TRUE((*pool)->alloc_bulk(all));
+    std::ranges::sort(all, {}, [&](const Page* page) { return (*pool)->pfn(page); });
+    for (std::size_t i = 0; i < all.size(); i += 2) ASSERT_TRUE((*pool)->free_pages(all[i], Order{}));
+    std::vector<Page*> unmapped;
+    for (;;) {
+        const auto page = (*pool)->unmapped().unmapped_pages_alloc(Order{});
+        if (!page) {
+            EXPECT_TRUE(refused(page, ENOMEM, "max_vmas"));
+            break;
+        }
+        unmapped.push_back(*page);
+    }
+    EXPECT_EQ(unmapped.size(), 10U);  // each is a hole of its own: two edges
+    EXPECT_LE((*pool)->direct_map_statistics().value().vmas, 21U);
+    for (Page* const page : unmapped) ASSERT_TRUE((*pool)->unmapped().unmapped_pages_free(page));
+    EXPECT_EQ((*pool)->unmapped().shrink(PageCount{512}).value(), PageCount{10});
+    for (std::size_t i = 1; i < all.size(); i += 2) ASSERT_TRUE((*pool)->free_pages(all[i], Order{}));
+    // A whole pageblock takes few.
+    Page* const block = (*pool)->unmapped().unmapped_pages_alloc(k_pageblock_order).value();
+    ASSERT_TRUE((*pool)->unmapped().unmapped_pages_free(block));
+}
+
+TEST_F(Unmapped, trimming_whole_pageblocks_writes_nothing_to_them) {
+    Page* const page = take(k_pageblock_order, {.no_zero = true});
+    free(page);
+    os::FailCall writes{Call::pwrite, EIO, ~0ULL};  // counts
+    const ScopedFaultInjector injected{writes};
+    EXPECT_EQ(pool_->trim(pool_->capacity()).value(), PageCount{512});
+    EXPECT_EQ(writes.seen(), 0U);
+}
+
 TEST_F(Unmapped, shrinking_takes_whole_pageblocks_first_and_no_more_than_was_asked) {
     std::vector<Page*> pages;
     for (std::uint32_t i = 0; i < 4 * k_pageblock_pages; ++i) pages.push_back(take());
