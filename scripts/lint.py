@@ -37,7 +37,9 @@ class File:
 
     @property
     def is_test(self) -> bool:
-        return self.path.stem.endswith("_test") or self.path.parts[0] == "tests"
+        return (
+            self.path.stem.endswith("_test") or self.path.name == "test_support.hpp" or self.path.parts[0] == "tests"
+        )
 
     @property
     def is_bench(self) -> bool:
