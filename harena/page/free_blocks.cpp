@@ -50,7 +50,7 @@ Order FreeBlocks::give(const FreeBlock& block) noexcept {
 
 std::optional<FreeBlock> FreeBlocks::at(Pfn pfn) const noexcept {
     const PageWord word = pages_[pfn].load();
-    if (word.state != PageState::free || word.list != list_) return std::nullopt;
+    if (word.state != BlockState::free || word.list != list_) return std::nullopt;
     return FreeBlock{.first = pfn, .order = word.order, .zero = word.zero};
 }
 
@@ -63,7 +63,7 @@ FreeBlock FreeBlocks::split(FreeBlock block, Pfn first, Order order) noexcept {
         link({.first = wanted_is_low ? high : low, .order = half, .zero = block.zero});
         block = {.first = wanted_is_low ? low : high, .order = half, .zero = block.zero};
     }
-    pages_[block.first].store({.state = PageState::cached, .order = order, .zero = block.zero});
+    pages_[block.first].store({.state = BlockState::cached, .order = order, .zero = block.zero});
     return block;
 }
 
@@ -77,7 +77,7 @@ void FreeBlocks::link(const FreeBlock& block) noexcept {
     ++counts_[block.order.value()];
     has_blocks_ |= 1U << block.order.value();
     total_ += pages_of(block.order);
-    page.store({.state = PageState::free, .order = block.order, .list = list_, .zero = block.zero});
+    page.store({.state = BlockState::free, .order = block.order, .list = list_, .zero = block.zero});
 }
 
 FreeBlock FreeBlocks::unlink(Pfn first) noexcept {
@@ -88,7 +88,7 @@ FreeBlock FreeBlocks::unlink(Pfn first) noexcept {
     if (page.next_ != k_none) pages_[Pfn{page.next_}].previous_ = page.previous_;
     if (--counts_[word.order.value()] == 0) has_blocks_ &= ~(1U << word.order.value());
     total_ -= pages_of(word.order);
-    page.store({.state = PageState::cached, .order = word.order, .zero = word.zero});
+    page.store({.state = BlockState::cached, .order = word.order, .zero = word.zero});
     return {.first = first, .order = word.order, .zero = word.zero};
 }
 

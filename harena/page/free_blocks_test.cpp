@@ -45,7 +45,7 @@ TEST_F(FreeBlocksTest, a_block_is_split_in_halves_down_to_the_order_wanted) {
     EXPECT_EQ(blocks_.pages(), 1023U);
     for (unsigned k = 0; k < 10; ++k) EXPECT_EQ(blocks_.blocks(order(k)), 1U) << k;
     EXPECT_EQ(blocks_.blocks(k_max_order), 0U);
-    EXPECT_EQ(pages_[page->first].load().state, PageState::cached);
+    EXPECT_EQ(pages_[page->first].load().state, BlockState::cached);
     EXPECT_EQ(pages_[page->first].load().order, Order{});
 
     EXPECT_EQ(blocks_.give(*page), k_max_order) << "and all merge again";
@@ -158,14 +158,14 @@ TEST_F(FreeBlocksTest, two_over_one_array_never_merge_with_each_other) {
 TEST_F(FreeBlocksTest, a_buddy_past_the_end_of_the_array_is_not_looked_at) {
     const PageArray odd = PageArray::create(513).value();
     FreeBlocks blocks{odd, 0};
-    odd[Pfn{513}].store({.state = PageState::free});  // what may be after the end, as if it were one
+    odd[Pfn{513}].store({.state = BlockState::free});  // what may be after the end, as if it were one
     EXPECT_EQ(blocks.give({.first = Pfn{512}, .order = Order{}}), Order{});
     EXPECT_EQ(blocks.give({.first = Pfn{0}, .order = order(9)}), order(9));
     EXPECT_EQ(blocks.pages(), 513U);
 }
 
 TEST_F(FreeBlocksTest, descriptors_of_pages_that_are_not_in_it_are_left_alone) {
-    const PageWord allocated{.state = PageState::allocated, .order = Order{}, .references = 3};
+    const PageWord allocated{.state = BlockState::allocated, .order = Order{}, .references = 3};
     pages_[Pfn{1}].store(allocated);
     for (const std::uint32_t i : {0U, 2U, 3U}) EXPECT_LT(blocks_.give({.first = Pfn{i}, .order = Order{}}), order(2));
     while (blocks_.take_largest()) {
@@ -252,7 +252,7 @@ protected:
             ASSERT_EQ(whole.order, *from);
         }
         const PageWord word = pages_[block.first].load();
-        ASSERT_EQ(word.state, PageState::cached);
+        ASSERT_EQ(word.state, BlockState::cached);
         ASSERT_EQ(word.order, block.order);
         ASSERT_EQ(word.zero, block.zero);
         model_.set(block, Naive::k_held);

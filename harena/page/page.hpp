@@ -13,7 +13,7 @@ namespace harena {
 
 class PageAccount;
 
-enum class PageState : std::uint8_t {
+enum class BlockState : std::uint8_t {
     inner,      // inside a block, whatever that is, or not in the pool yet
     free,       // first page of a block in a `FreeBlocks`
     cached,     // in a thread's cache, or on its way from one owner to another
@@ -23,7 +23,7 @@ enum class PageState : std::uint8_t {
 /// What is known of a page, packed in one word that changes in one step: a free takes a block only from exactly the
 /// state it expects, so that of two frees of a page, on any threads, one fails.
 struct PageWord {
-    PageState state = PageState::inner;
+    BlockState state = BlockState::inner;
     Order order{};
     std::uint8_t list = 0;  // which FreeBlocks, if free
     bool zero = false;      // all bytes of the block are known to be 0
@@ -33,7 +33,7 @@ struct PageWord {
     static constexpr std::uint64_t k_unmapped_bit = 1U << 25;
 
     [[nodiscard]] static constexpr PageWord from(std::uint64_t bits) noexcept {
-        return {.state = static_cast<PageState>(bits & 0xff),
+        return {.state = static_cast<BlockState>(bits & 0xff),
                 .order = Order{static_cast<std::uint8_t>(bits >> 8)},
                 .list = static_cast<std::uint8_t>(bits >> 16),
                 .zero = (bits >> 24 & 1) != 0,

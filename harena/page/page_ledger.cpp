@@ -48,7 +48,7 @@ Error PageLedger::refusal(const Page& page, Order order, const PageWord& word, c
     const std::uint32_t pfn = index(page);
     const unsigned k = order.value();
     switch (word.state) {
-        case PageState::allocated:
+        case BlockState::allocated:
             if (word.order != order)
                 return report(EINVAL,
                               fmt::format("free of page {} with order {}: it was allocated with order {}{}", pfn, k,
@@ -56,10 +56,10 @@ Error PageLedger::refusal(const Page& page, Order order, const PageWord& word, c
                               where);
             return report(EBUSY, fmt::format("free of page {}: it has {} references{}", pfn, word.references, history),
                           where);
-        case PageState::free:
-        case PageState::cached:
+        case BlockState::free:
+        case BlockState::cached:
             return report(EINVAL, fmt::format("double free of page {} (order {}){}", pfn, k, history), where);
-        case PageState::inner:
+        case BlockState::inner:
             break;
     }
     return report(EINVAL,

@@ -33,7 +33,7 @@ public:
         page.account_ = account;
         page.owner_data = 0;
         if constexpr (k_debug_checks) sites_[block.first.value()].allocated = where;
-        page.store({.state = PageState::allocated, .order = block.order, .unmapped = unmapped, .references = 1});
+        page.store({.state = BlockState::allocated, .order = block.order, .unmapped = unmapped, .references = 1});
         return page;
     }
 
@@ -41,12 +41,12 @@ public:
     /// one that is not in the direct map. `was` says what it was.
     [[nodiscard]] bool try_take_back(Page& page, Order order, std::uint64_t& was, const Site& where,
                                      bool must_be_unmapped = false) const noexcept {
-        const std::uint64_t expected = PageWord{.state = PageState::allocated, .order = order, .references = 1}.bits();
+        const std::uint64_t expected = PageWord{.state = BlockState::allocated, .order = order, .references = 1}.bits();
         was = page.load_bits();
         do {
             if ((was & ~PageWord::k_unmapped_bit) != expected) return false;
             if (must_be_unmapped && was == expected) return false;
-        } while (!page.exchange(was, {.state = PageState::cached, .order = order}));
+        } while (!page.exchange(was, {.state = BlockState::cached, .order = order}));
         if constexpr (k_debug_checks) sites_[index(page)].freed = where;
         return true;
     }

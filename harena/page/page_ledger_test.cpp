@@ -76,7 +76,7 @@ TEST_F(PageLedgerTest, a_block_that_is_handed_out_has_one_reference_and_its_acco
     pages_[Pfn{8}].owner_data = 5;  // the last owner's
     const Page& page = hand_out(8, k_order, &account);
     EXPECT_EQ(&page, &pages_[Pfn{8}]);
-    EXPECT_EQ(page.load().bits(), (PageWord{.state = PageState::allocated, .order = k_order, .references = 1}.bits()));
+    EXPECT_EQ(page.load().bits(), (PageWord{.state = BlockState::allocated, .order = k_order, .references = 1}.bits()));
     EXPECT_EQ(page.account(), &account);
     EXPECT_EQ(page.owner_data, 0U);
     EXPECT_FALSE(page.unmapped());
@@ -88,10 +88,10 @@ TEST_F(PageLedgerTest, a_block_that_is_taken_back_is_cached_and_the_word_says_wh
     std::uint64_t was = 0;
     ASSERT_TRUE(ledger_.try_take_back(page, k_order, was, k_freed));
     const PageWord word = PageWord::from(was);
-    EXPECT_EQ(word.state, PageState::allocated);
+    EXPECT_EQ(word.state, BlockState::allocated);
     EXPECT_EQ(word.order, k_order);
     EXPECT_TRUE(word.unmapped);
-    EXPECT_EQ(page.load().bits(), (PageWord{.state = PageState::cached, .order = k_order}.bits()));
+    EXPECT_EQ(page.load().bits(), (PageWord{.state = BlockState::cached, .order = k_order}.bits()));
 }
 
 TEST_F(PageLedgerTest, a_block_can_be_handed_out_and_taken_back_again_and_again) {
@@ -202,12 +202,12 @@ protected:
         }};
         for (int round = 1; round <= k_rounds; ++round) {
             Page& page = hand_out(8, k_order);
-            page.store({.state = PageState::allocated, .order = k_order, .references = references});
+            page.store({.state = BlockState::allocated, .order = k_order, .references = references});
             begun = round;
             freed[0] = try_free(k_freed);
             while (done.load() != round) std::this_thread::yield();
             ++rounds[std::size_t{freed[0]} + std::size_t{freed[1]}];
-            const PageState after = freed[0] || freed[1] ? PageState::cached : PageState::allocated;
+            const BlockState after = freed[0] || freed[1] ? BlockState::cached : BlockState::allocated;
             EXPECT_EQ(page.load().state, after);
         }
         return rounds;

@@ -175,7 +175,7 @@ Result<void> PagePool::get_page(Page* page, const Site& where) {
     std::uint64_t bits = page->load_bits();
     for (;;) {
         PageWord word = PageWord::from(bits);
-        if (word.state != PageState::allocated)
+        if (word.state != BlockState::allocated)
             return fail(EINVAL, "page {} is not allocated: it takes no reference", pfn(page).value());
         if (word.references == std::numeric_limits<std::uint32_t>::max())
             return fail(EOVERFLOW, "page {} has {} references", pfn(page).value(), word.references);
@@ -190,7 +190,7 @@ Result<void> PagePool::put_page(Page* page, const Site& where) {
     std::uint64_t bits = page->load_bits();
     for (;;) {
         PageWord word = PageWord::from(bits);
-        if (word.state != PageState::allocated || word.references <= 1) return free_pages(page, word.order, where);
+        if (word.state != BlockState::allocated || word.references <= 1) return free_pages(page, word.order, where);
         --word.references;
         if (page->exchange(bits, word)) return {};
     }
@@ -209,7 +209,7 @@ const Page* PagePool::block_of(const Page* page) const noexcept {
     for (std::uint8_t k = 0; k <= k_max_order.value(); ++k) {
         const Page& first = store_->pages()[Pfn{pfn->value() & ~(pages_of(Order{k}) - 1)}];
         const PageWord word = first.load();
-        if (word.state == PageState::allocated && word.order.value() >= k) return &first;
+        if (word.state == BlockState::allocated && word.order.value() >= k) return &first;
     }
     return nullptr;
 }

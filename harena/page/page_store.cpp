@@ -68,7 +68,7 @@ std::size_t PageStore::take_single_pages(std::span<FreeBlock> pages, NodeChoice 
             if (!block) return false;
             for (std::uint32_t i = 0; i < pages_of(block->order); ++i) {
                 const FreeBlock page{.first = block->first + i, .order = Order{}, .zero = block->zero};
-                pages_[page.first].store({.state = PageState::cached, .zero = page.zero});
+                pages_[page.first].store({.state = BlockState::cached, .zero = page.zero});
                 pages[taken++] = page;
             }
         }
@@ -126,7 +126,7 @@ Result<FreeBlock> PageStore::grow(Order order, unsigned node) {
         if (!grown) return pass_on(grown.error());
         const FreeBlock block{.first = std::min(first, buddy), .order = k_max_order, .zero = !other || other->zero};
         pages_[std::max(first, buddy)].store({});
-        pages_[block.first].store({.state = PageState::cached, .order = block.order, .zero = block.zero});
+        pages_[block.first].store({.state = BlockState::cached, .order = block.order, .zero = block.zero});
         return block;
     }
     return no_room(order);
@@ -140,7 +140,7 @@ std::unexpected<Error> PageStore::no_room(Order order) const {
 Result<void> PageStore::grow_pageblock(Pfn pageblock, unsigned node) {
     HARENA_CHECK_OK(direct_map_->grow(pageblock, nodes() > 1 ? std::optional{node} : std::nullopt));
     this->pageblock(pageblock).node.store(static_cast<std::uint8_t>(node), std::memory_order_relaxed);
-    pages_[pageblock].store({.state = PageState::cached, .order = k_pageblock_order, .zero = true});
+    pages_[pageblock].store({.state = BlockState::cached, .order = k_pageblock_order, .zero = true});
     grown_.set(pageblock_of(pageblock));
     grown_pages_.fetch_add(k_pageblock_pages, std::memory_order_relaxed);
     return {};

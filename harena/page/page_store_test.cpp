@@ -95,7 +95,7 @@ TEST(PageStore, is_empty_at_first_and_take_grows_it_by_what_is_needed) {
         EXPECT_EQ(store->grown(), pages(std::max(512U, pages_of(order(k)))));
         EXPECT_EQ(store->free_pages(), pages(store->grown().value() - pages_of(order(k))));
         EXPECT_TRUE(is_zero(store->direct_map().address(taken->first), bytes_of(order(k))));
-        EXPECT_EQ(store->pages()[taken->first].load().state, PageState::cached);
+        EXPECT_EQ(store->pages()[taken->first].load().state, BlockState::cached);
         EXPECT_EQ(store->pages()[taken->first].load().order, order(k));
         store->give(*taken);
         expect_whole(*store);
@@ -174,7 +174,7 @@ TEST(PageStore, order_10_is_made_of_a_free_pageblock_and_a_new_one) {
             EXPECT_EQ(taken->first, block(0));
             EXPECT_EQ(taken->order, k_max_order);
             EXPECT_EQ(taken->zero, zero);
-            EXPECT_EQ(store->pages()[block(1)].load().state, PageState::inner);
+            EXPECT_EQ(store->pages()[block(1)].load().state, BlockState::inner);
             EXPECT_EQ(store->free_pages(), pages(0));
             store->give(*taken);
             EXPECT_EQ(store->free_blocks()[10], 1U);
@@ -238,7 +238,7 @@ TEST(PageStore, single_pages_adjoin_and_are_as_many_as_wanted) {
             EXPECT_TRUE(taken[i].zero);
             EXPECT_EQ(taken[i].first, taken[0].first + static_cast<std::uint32_t>(i)) << i;
             const PageWord word = store->pages()[taken[i].first].load();
-            EXPECT_EQ(word.state, PageState::cached);
+            EXPECT_EQ(word.state, BlockState::cached);
             EXPECT_EQ(word.order, Order{});
         }
         store->give(taken);

@@ -23,7 +23,7 @@ bool same(const PageWord& a, const PageWord& b) {
 
 template <typename Visit>
 void for_each_word(Visit&& visit) {
-    for (const PageState state : {PageState::inner, PageState::free, PageState::cached, PageState::allocated})
+    for (const BlockState state : {BlockState::inner, BlockState::free, BlockState::cached, BlockState::allocated})
         for (std::uint8_t order = 0; order < k_orders; ++order)
             for (const int list : {0, 1, 63, 254, 255})
                 for (const bool zero : {false, true})
@@ -47,21 +47,21 @@ TEST(PageWord, packing_keeps_every_field_and_no_two_words_are_packed_alike) {
 
 TEST(PageWord, all_zero_bits_are_an_inner_page) {
     EXPECT_EQ(PageWord{}.bits(), 0U);
-    EXPECT_EQ(PageWord::from(0).state, PageState::inner);
+    EXPECT_EQ(PageWord::from(0).state, BlockState::inner);
 }
 
 TEST(Page, an_exchange_happens_only_from_exactly_the_expected_word) {
     const auto pages = PageArray::create(1);
     ASSERT_TRUE(pages) << pages.error().message();
     Page& page = (*pages)[Pfn{0}];
-    const PageWord before{.state = PageState::allocated, .order = Order{3}, .references = 2};
+    const PageWord before{.state = BlockState::allocated, .order = Order{3}, .references = 2};
     for_each_word([&](const PageWord& other) {
         page.store(before);
         std::uint64_t expected = other.bits();
-        const bool done = page.exchange(expected, {.state = PageState::cached});
+        const bool done = page.exchange(expected, {.state = BlockState::cached});
         ASSERT_EQ(done, same(other, before));
         ASSERT_EQ(expected, before.bits()) << "what it was";
-        ASSERT_TRUE(same(page.load(), done ? PageWord{.state = PageState::cached} : before));
+        ASSERT_TRUE(same(page.load(), done ? PageWord{.state = BlockState::cached} : before));
     });
 }
 
@@ -131,8 +131,8 @@ TEST(PageArray, descriptors_of_1_tib_use_memory_only_where_one_is_written) {
         unsigned char present = 0xff;
         ASSERT_EQ(::mincore(at, k_page_size, &present), 0);
         EXPECT_EQ(present & 1, 0) << i;
-        (*pages)[Pfn{i}].store({.state = PageState::free});
-        EXPECT_EQ((*pages)[Pfn{i}].load().state, PageState::free);
+        (*pages)[Pfn{i}].store({.state = BlockState::free});
+        EXPECT_EQ((*pages)[Pfn{i}].load().state, BlockState::free);
         ASSERT_EQ(::mincore(at, k_page_size, &present), 0);
         EXPECT_EQ(present & 1, 1) << i;
     }

@@ -466,7 +466,7 @@ TEST(ThreadCachesFork, a_fork_while_threads_begin_and_end_leaves_no_lock_held_in
     threads.emplace_back([&] {
         while (!stop) (void)pool->caches().drain();
     });
-    for (int i = 0; i < 200 && !::testing::Test::HasFailure(); ++i) {
+    for (int i = 0; i < 40 && !::testing::Test::HasFailure(); ++i) {
         EXPECT_TRUE(holds_in_child([&] {
             EXPECT_EQ(pool->caches().mine(), nullptr);
             pool.reset();

@@ -42,7 +42,7 @@ Result<void> UnmappedCache::unmapped_pages_free(Page* page, const Site& where) {
     std::uint64_t was = 0;
     if (!ledger_.try_take_back(*page, order, was, where, true)) {
         const PageWord found = PageWord::from(was);
-        if (found.state == PageState::allocated && !found.unmapped)
+        if (found.state == BlockState::allocated && !found.unmapped)
             return fail(EINVAL, "page {} is in the direct map: free it with free_pages", pfn->value());
         return std::unexpected{ledger_.refusal(*page, order, found, where)};
     }
@@ -147,7 +147,7 @@ void UnmappedCache::follow(Pfn pageblock) {
     for (std::uint32_t i = 0; i < k_pageblock_pages;) {
         const Pfn pfn = pageblock + i;
         const PageWord word = store_.pages()[pfn].load();
-        const bool in_store = word.state == PageState::free && word.list < store_.nodes();
+        const bool in_store = word.state == BlockState::free && word.list < store_.nodes();
         if (in_store)
             if (const auto block = store_.take_at(pfn, word.order))
                 if (!unmap_and_add(*block)) return;  // counted; the others follow when they are freed

@@ -22,6 +22,7 @@
 #include "harena/base/os/system_info.hpp"
 #include "harena/bpf/engine.hpp"
 #include "harena/kernel/kernel_engine.hpp"
+#include "harena/page/page_pool.hpp"
 #include "tools/harena/cc.hpp"
 #include "tools/harena/output.hpp"
 
@@ -140,6 +141,23 @@ Finding look_at_huge_pages(std::string key, std::string name, const std::string&
     return finding;
 }
 
+/// Makes a pool of one pageblock, and looks whether it became one 2 MiB page.
+Finding look_at_collapse() {
+    Finding finding{.key = "collapse", .name = "2 MiB pages in pools", .good = false};
+    const auto pool = PagePool::create({.capacity = PageCount{k_pageblock_pages}, .nodes = 1});
+    const auto page = pool ? (*pool)->alloc_pages(Order{}) : fail(pool.error().code(), "{}", pool.error().message());
+    if (!page) {
+        finding.found = page.error().message();
+        return finding;
+    }
+    const auto statistics = (*pool)->direct_map_statistics();
+    finding.good = statistics && statistics->collapsed == 1;
+    finding.found = finding.good ? "work, by MADV_COLLAPSE" : "none: pools are on 4 KiB pages";
+    if (!finding.good) finding.enable = "use Linux 6.1 or later, built with CONFIG_TRANSPARENT_HUGEPAGE";
+    (void)(*pool)->free_pages(*page, Order{});
+    return finding;
+}
+
 Finding look_at_hugetlb() {
     Finding finding{.key = "hugetlb", .name = "hugetlb pages", .found = "not known"};
     const std::string memory = read_text("/proc/meminfo").value_or("");
@@ -199,6 +217,7 @@ std::vector<Finding> look() {
     findings.push_back(look_at_secret_memory());
     findings.push_back(look_at_huge_pages("transparent_hugepage", "huge pages", "enabled"));
     findings.push_back(look_at_huge_pages("shmem_hugepage", "huge pages, shmem", "shmem_enabled"));
+    findings.push_back(look_at_collapse());
     findings.push_back(look_at_hugetlb());
     findings.push_back(look_at_mappings());
     findings.push_back(look_at_limit("rlimit_fsize", "RLIMIT_FSIZE", RLIMIT_FSIZE, true, 2 * k_whole_arena,
@@ -228,6 +247,9 @@ std::vector<Use> uses_of(const std::vector<Finding>& findings) {
         {"engine", "programs",
          fmt::format("{} engine{}", bpf::Engine::process().name(),
                      kernel_works ? ", kernel engine with --engine kernel" : "")},
+        {"pools", "page pools",
+         find("collapse").good ? "direct map on 2 MiB pages"
+                               : "direct map on 4 KiB pages: more TLB misses, slower unmapping"},
         {"compiler", "BPF C", find("clang").good ? find("clang").found : "objects only"},
     };
 }
