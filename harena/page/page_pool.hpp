@@ -56,6 +56,8 @@ public:
     /// Errors: EINVAL (capacity or nodes), EFBIG (RLIMIT_FSIZE), ENOMEM (addresses, mappings), ENOTSUP (no
     /// hugetlb), EMFILE.
     [[nodiscard]] static Result<std::unique_ptr<PagePool>> create(const PagePoolOptions& options);
+    PagePool(const PagePool&) = delete;
+    PagePool& operator=(const PagePool&) = delete;
     /// All pages must be back, and no thread may use the pool any more. Debug builds abort otherwise.
     ~PagePool() override;
 

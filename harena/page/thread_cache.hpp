@@ -129,7 +129,6 @@ private:
     [[nodiscard]] ThreadCache* make_mine();
     /// The end of a thread that has `cache`.
     void retire(ThreadCache* cache) noexcept;
-    // NOLINTNEXTLINE(readability-identifier-naming): a member, whatever its storage
     static constinit thread_local Used last_used_;
 
     std::uint64_t id_;  // never used twice in a process: a pool that takes the place of another is not taken for it
