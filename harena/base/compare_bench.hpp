@@ -63,7 +63,8 @@ class Report {
 public:
     void add(std::string_view name, const Pair& values, std::string_view peer_name, std::string_view unit,
              std::string_view note = "") {
-        const double ratio = values.ours / values.peer;
+        // Against nothing, there is no ratio.
+        const nlohmann::json ratio = values.peer == 0 ? nlohmann::json{} : nlohmann::json(values.ours / values.peer);
         rows_.push_back({{"name", name},
                          {"ours", values.ours},
                          {"peer_name", peer_name},
@@ -71,8 +72,9 @@ public:
                          {"unit", unit},
                          {"ratio", ratio}});
         if (!note.empty()) rows_.back()["note"] = note;
-        fmt::print("{:<32} {:>12.4g} {:<8} {:>12.4g} {:<34} ratio {:.4f}{}{}\n", name, values.ours, unit, values.peer,
-                   peer_name, ratio, note.empty() ? "" : "  ", note);
+        fmt::print("{:<32} {:>12.4g} {:<8} {:>12.4g} {:<34} ratio {}{}{}\n", name, values.ours, unit, values.peer,
+                   peer_name, values.peer == 0 ? "-" : fmt::format("{:.4f}", values.ours / values.peer),
+                   note.empty() ? "" : "  ", note);
         (void)std::fflush(stdout);
     }
 

@@ -1,18 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // The demo in both engines, for the record: oracle.load and oracle.run. `harena_oracle_bench [--json FILE]`.
 // Ours is the engine of this process (an interpreter so far), the peer is Linux.
-#include <algorithm>
 #include <chrono>
 #include <cstring>
-#include <fstream>
-#include <optional>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include <fmt/format.h>
-#include <nlohmann/json.hpp>
 
+#include "harena/base/compare_bench.hpp"
 #include "harena/base/page_math.hpp"
 #include "harena/bpf/object.hpp"
 #include "harena/kernel/kernel_engine.hpp"
@@ -72,12 +68,7 @@ Result<Times> measure(bpf::Engine& engine, const std::string& text) {
     return times;
 }
 
-double median(std::vector<double> values) {
-    std::ranges::nth_element(values, values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2));
-    return values[values.size() / 2];
-}
-
-Result<nlohmann::json> measure_all() {
+Result<void> measure_all(bench::Report& report) {
     const std::string text = make_text();
     std::vector<double> loads[2];
     std::vector<double> runs[2];
@@ -89,48 +80,22 @@ Result<nlohmann::json> measure_all() {
             loads[i].push_back(times.load_us);
             runs[i].push_back(times.run_us);
         }
-    nlohmann::json results = nlohmann::json::array();
-    const auto add = [&](const char* name, double ours, double peer) {
-        results.push_back({{"name", name},
-                           {"ours", ours},
-                           {"peer_name", "Linux"},
-                           {"peer", peer},
-                           {"unit", "us"},
-                           {"ratio", ours / peer}});
-        fmt::print("{:<14} process {:>10.1f} us   Linux {:>10.1f} us   ratio {:.2f}\n", name, ours, peer, ours / peer);
-    };
-    add("oracle.load", median(loads[0]), median(loads[1]));
-    add("oracle.run", median(runs[0]), median(runs[1]));
-    return results;
-}
-
-int run(std::optional<std::string> file) {
-    nlohmann::json results = nlohmann::json::array();
-    if (const auto tried = try_engine(); !tried) {
-        fmt::print(stderr, "harena_oracle_bench: nothing to compare with: {}\n", tried.error().message());
-    } else {
-        auto measured = measure_all();
-        if (!measured) {
-            fmt::print(stderr, "harena_oracle_bench: {}\n", measured.error().message());
-            return 1;
-        }
-        results = *std::move(measured);
-    }
-    if (!file) return 0;
-    std::ofstream out{*file};
-    out << results.dump(2) << '\n';
-    out.close();
-    return out ? 0 : 1;
+    report.add("oracle.load", {bench::median(loads[0]), bench::median(loads[1])}, "Linux", "us");
+    report.add("oracle.run", {bench::median(runs[0]), bench::median(runs[1])}, "Linux", "us",
+               "interpreter against JIT");
+    return {};
 }
 
 }  // namespace
 }  // namespace harena::kernel
 
 int main(int argc, char** argv) {
-    const bool json = argc == 3 && std::string_view{argv[1]} == "--json";
-    if (argc != 1 && !json) {
-        fmt::print(stderr, "usage: {} [--json FILE]\n", argv[0]);
-        return 2;
+    harena::bench::Report report;
+    if (const auto tried = harena::kernel::try_engine(); !tried) {
+        harena::bench::Report::skip("oracle", tried.error().message());
+    } else if (const auto measured = harena::kernel::measure_all(report); !measured) {
+        fmt::print(stderr, "harena_oracle_bench: {}\n", measured.error().message());
+        return 1;
     }
-    return harena::kernel::run(json ? std::optional<std::string>{argv[2]} : std::nullopt);
+    return report.write(argc, argv);
 }
