@@ -6,14 +6,18 @@
 #include <atomic>
 #include <chrono>
 #include <cstddef>
+#include <cstdlib>
 #include <fstream>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
+
+#include "harena/base/result.hpp"
 
 namespace harena::bench {
 
@@ -22,6 +26,16 @@ template <typename T>
 void keep(const T& value) {
     [[maybe_unused]] const volatile void* const volatile seen = &value;
     std::atomic_signal_fence(std::memory_order_acq_rel);
+}
+
+/// What a call returned that does not fail in a benchmark; ends the process with the error if it did.
+template <typename T>
+T must(Result<T> result) {
+    if (!result) {
+        fmt::print(stderr, "benchmark: {}\n", result.error().message());
+        std::exit(1);
+    }
+    if constexpr (!std::is_void_v<T>) return std::move(*result);
 }
 
 /// Seconds that `work()` takes.

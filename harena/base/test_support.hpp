@@ -2,12 +2,14 @@
 #pragma once
 
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <string_view>
@@ -72,6 +74,22 @@ inline bool writable(void* at) {
     ::close(pipe[0]);
     ::close(pipe[1]);
     return written;
+}
+
+/// Runs `body` in a child after fork: whether no expectation failed there. What failed, the child prints.
+template <typename Body>
+bool holds_in_child(Body&& body) {
+    (void)std::fflush(nullptr);
+    const pid_t child = ::fork();
+    if (child == 0) {
+        ::alarm(60);  // a child that waits for a lock of its parent's threads ends
+        body();
+        (void)std::fflush(nullptr);
+        ::_exit(testing::Test::HasFailure() ? 1 : 0);
+    }
+    int status = -1;
+    EXPECT_EQ(::waitpid(child, &status, 0), child);
+    return WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
 
 /// How many lines of /proc/self/maps have `text` in them; all, without one.

@@ -29,6 +29,7 @@ namespace {
 using os::Call;
 using os::FailCall;
 using os::ScopedFaultInjector;
+using test::holds_in_child;
 using test::is_zero;
 using test::ok;
 
@@ -45,21 +46,6 @@ void expect_refused(const Result<std::unique_ptr<DirectMap>>& map, int code, std
     ASSERT_FALSE(map);
     EXPECT_EQ(map.error().code(), code) << map.error().message();
     EXPECT_NE(map.error().message().find(part), std::string::npos) << map.error().message();
-}
-
-/// Runs `body` in a child after fork: whether no expectation failed there. What failed, the child prints.
-template <typename Body>
-bool holds_in_child(Body&& body) {
-    (void)std::fflush(nullptr);
-    const pid_t child = ::fork();
-    if (child == 0) {
-        body();
-        (void)std::fflush(nullptr);
-        ::_exit(::testing::Test::HasFailure() ? 1 : 0);
-    }
-    int status = -1;
-    EXPECT_EQ(::waitpid(child, &status, 0), child);
-    return WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
 
 enum class Seen : std::uint8_t { readable, reserved, hole };

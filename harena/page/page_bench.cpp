@@ -23,20 +23,12 @@
 namespace harena {
 namespace {
 
+using bench::must;
 using bench::Pair;
 using bench::seconds;
 
-template <typename T>
-T value(Result<T> result) {
-    if (!result) {
-        fmt::print(stderr, "harena_page_bench: {}\n", result.error().message());
-        std::exit(1);
-    }
-    if constexpr (!std::is_void_v<T>) return std::move(*result);
-}
-
 std::unique_ptr<PagePool> make_pool(std::uint64_t bytes) {
-    return value(PagePool::create({.capacity = pages_for(bytes)}));
+    return must(PagePool::create({.capacity = pages_for(bytes)}));
 }
 
 constexpr AllocFlags k_no_zero{.no_zero = true};
@@ -130,9 +122,9 @@ std::vector<std::uint32_t> shuffled(std::uint32_t count, unsigned seed) {
 /// The obvious way: a file mapped whole, on 2 MiB pages as ours, single pages of which get no access.
 class OneByOne {
 public:
-    explicit OneByOne(std::uint64_t bytes) : map_{value(DirectMap::create({.capacity = pages_for(bytes)}))} {
+    explicit OneByOne(std::uint64_t bytes) : map_{must(DirectMap::create({.capacity = pages_for(bytes)}))} {
         for (std::uint64_t at = 0; at < bytes; at += k_huge_page_size)
-            value(map_->grow(Pfn{static_cast<std::uint32_t>(at >> k_page_shift)}));
+            must(map_->grow(Pfn{static_cast<std::uint32_t>(at >> k_page_shift)}));
     }
     [[nodiscard]] bool out(std::uint32_t pfn) const {
         return ::mprotect(map_->address(Pfn{pfn}), k_page_size, PROT_NONE) == 0;
@@ -163,8 +155,8 @@ void unmapped_pages(bench::Report& report) {
                    5,
                    [&] {
                        return 1e6 / k_pages * seconds([&] {
-                                  for (Page*& page : pages) page = value(cache.unmapped_pages_alloc(Order{}));
-                                  for (const std::uint32_t i : order) value(cache.unmapped_pages_free(pages[i]));
+                                  for (Page*& page : pages) page = must(cache.unmapped_pages_alloc(Order{}));
+                                  for (const std::uint32_t i : order) must(cache.unmapped_pages_free(pages[i]));
                               });
                    },
                    [&] {
@@ -176,13 +168,13 @@ void unmapped_pages(bench::Report& report) {
                               });
                    }),
                "mprotect, one by one", "us");
-    value(cache.shrink(pool->capacity()));
+    must(cache.shrink(pool->capacity()));
 
     constexpr std::uint32_t k_live = 10'000;
     const std::uint64_t before = mappings();
-    for (std::uint32_t i = 0; i < k_live; ++i) pages[i] = value(cache.unmapped_pages_alloc(Order{}));
+    for (std::uint32_t i = 0; i < k_live; ++i) pages[i] = must(cache.unmapped_pages_alloc(Order{}));
     const std::uint64_t ours = mappings() - before;
-    for (std::uint32_t i = 0; i < k_live; ++i) value(cache.unmapped_pages_free(pages[i]));
+    for (std::uint32_t i = 0; i < k_live; ++i) must(cache.unmapped_pages_free(pages[i]));
     const std::uint64_t before_peer = mappings();
     std::uint32_t out = 0;
     std::uint64_t theirs = 0;
@@ -228,8 +220,8 @@ void direct_map(bench::Report& report) {
     const auto pool = make_pool(k_bytes);
     {  // all of it in the pool, and in use as a program would leave it: nothing free but what it frees now
         std::vector<Page*> all(k_pages / k_pageblock_pages);
-        for (Page*& page : all) page = value(pool->alloc_pages(k_pageblock_order, k_no_zero));
-        for (Page* const page : all) value(pool->free_pages(page, k_pageblock_order));
+        for (Page*& page : all) page = must(pool->alloc_pages(k_pageblock_order, k_no_zero));
+        for (Page* const page : all) must(pool->free_pages(page, k_pageblock_order));
     }
     const OneByOne peer{k_bytes};
     std::mt19937 random{3};
@@ -237,11 +229,11 @@ void direct_map(bench::Report& report) {
     std::vector<Page*> live;
     for (std::uint32_t done = 0; done < k_unmaps;) {
         if (live.empty() || random() % 3 != 0) {
-            live.push_back(value(pool->unmapped().unmapped_pages_alloc(Order{})));
+            live.push_back(must(pool->unmapped().unmapped_pages_alloc(Order{})));
             ++done;
         } else {
             std::swap(live[random() % live.size()], live.back());
-            value(pool->unmapped().unmapped_pages_free(live.back()));
+            must(pool->unmapped().unmapped_pages_free(live.back()));
             live.pop_back();
         }
     }
@@ -273,14 +265,14 @@ void direct_map(bench::Report& report) {
         return static_cast<double>(map.bytes_2m) / static_cast<double>(k_bytes);
     };
     report.add("unmapped.direct_map_2m",
-               {share(value(pool->direct_map_statistics())), share(value(peer.map().statistics()))},
+               {share(must(pool->direct_map_statistics())), share(must(peer.map().statistics()))},
                "mprotect, one by one", "share");
     report.add("page.random_read_after",
                bench::alternate(
                    5, [&] { return random_reads_ns(ours, readable); },
                    [&] { return random_reads_ns(peer.map().base(), peer_readable); }),
                "after mprotect, one by one", "ns");
-    for (Page* const page : live) value(pool->unmapped().unmapped_pages_free(page));
+    for (Page* const page : live) must(pool->unmapped().unmapped_pages_free(page));
 }
 
 void shrink(bench::Report& report) {
@@ -294,16 +286,16 @@ void shrink(bench::Report& report) {
         3,
         [&] {
             std::vector<Page*> pages(k_gib / k_page_size);
-            for (Page*& page : pages) page = value(cache.unmapped_pages_alloc(Order{}));
-            for (Page* const page : pages) value(cache.unmapped_pages_free(page));
+            for (Page*& page : pages) page = must(cache.unmapped_pages_alloc(Order{}));
+            for (Page* const page : pages) must(cache.unmapped_pages_free(page));
             const PerOrder before = cache.statistics().released;
             PageCount released{};
-            const double took = seconds([&] { released = value(cache.shrink(pages_for(512 * k_mib))); });
+            const double took = seconds([&] { released = must(cache.shrink(pages_for(512 * k_mib))); });
             const PerOrder after = cache.statistics().released;
             whole = 0;
             for (const std::size_t k : {9U, 10U}) whole += (after[k] - before[k]) << k;
             if (released != pages_for(512 * k_mib)) std::exit(1);
-            value(cache.shrink(pool->capacity()));
+            must(cache.shrink(pool->capacity()));
             return 1e6 * took / (k_blocks / 2);
         },
         [&] {

@@ -23,23 +23,8 @@
 namespace harena {
 namespace {
 
+using test::holds_in_child;
 using test::make_store;
-
-/// Runs `body` in a child after fork: whether no expectation failed there. What failed, the child prints.
-template <typename Body>
-bool holds_in_child(Body&& body) {
-    (void)std::fflush(nullptr);
-    const pid_t child = ::fork();
-    if (child == 0) {
-        ::alarm(60);  // a child that waits for a lock of its parent's threads ends
-        body();
-        (void)std::fflush(nullptr);
-        ::_exit(::testing::Test::HasFailure() ? 1 : 0);
-    }
-    int status = -1;
-    EXPECT_EQ(::waitpid(child, &status, 0), child);
-    return WIFEXITED(status) && WEXITSTATUS(status) == 0;
-}
 
 /// A store of which all is free, and the caches over it; pages are taken and given as a pool does it.
 class Pool {

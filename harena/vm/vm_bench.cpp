@@ -17,24 +17,16 @@
 namespace harena {
 namespace {
 
+using bench::must;
 using bench::seconds;
-
-template <typename T>
-T value(Result<T> result) {
-    if (!result) {
-        fmt::print(stderr, "harena_vm_bench: {}\n", result.error().message());
-        std::exit(1);
-    }
-    if constexpr (!std::is_void_v<T>) return std::move(*result);
-}
 
 void touch(void* at, std::uint64_t pages) {
     for (std::uint64_t i = 0; i < pages; ++i) *(static_cast<volatile std::byte*>(at) + i * k_page_size) = std::byte{1};
 }
 
 struct Fixture {
-    std::unique_ptr<PagePool> pool = value(PagePool::create({.capacity = pages_for(k_gib)}));
-    std::unique_ptr<VmSpace> space = value(VmSpace::create({.bytes = 64 * k_gib, .pool = pool.get()}));
+    std::unique_ptr<PagePool> pool = must(PagePool::create({.capacity = pages_for(k_gib)}));
+    std::unique_ptr<VmSpace> space = must(VmSpace::create({.bytes = 64 * k_gib, .pool = pool.get()}));
 };
 
 constexpr int k_areas = 100'000;
@@ -45,10 +37,10 @@ void areas(bench::Report& report) {
     std::vector<VmArea*> live;
     std::mt19937 random{1};
     for (int i = 0; i < 2 * k_areas; ++i)
-        live.push_back(value(space.get_vm_area((1 + random() % 16) * k_page_size, VmKind::map)));
+        live.push_back(must(space.get_vm_area((1 + random() % 16) * k_page_size, VmKind::map)));
     // Every other one goes: 100,000 live areas, and a hole after each.
     for (std::size_t i = 0; i < live.size() / 2; ++i) {
-        value(space.free_vm_area(live[2 * i]));
+        must(space.free_vm_area(live[2 * i]));
         live[i] = live[2 * i + 1];
     }
     live.resize(k_areas);
@@ -59,7 +51,7 @@ void areas(bench::Report& report) {
                    [&] {
                        return 1e9 / k_pairs * seconds([&] {
                                   for (int i = 0; i < k_pairs; ++i)
-                                      value(space.free_vm_area(value(space.get_vm_area(4 * k_page_size, VmKind::map))));
+                                      must(space.free_vm_area(must(space.get_vm_area(4 * k_page_size, VmKind::map))));
                               });
                    },
                    [&] {
@@ -99,7 +91,7 @@ void areas(bench::Report& report) {
                bench::alternate(
                    5, [&] { return find(2); }, [&] { return find(1); }),
                "one thread", "M/s", "100,000 areas, two threads together");
-    for (VmArea* const area : live) value(space.free_vm_area(area));
+    for (VmArea* const area : live) must(space.free_vm_area(area));
 }
 
 void allocation(bench::Report& report) {
@@ -112,9 +104,9 @@ void allocation(bench::Report& report) {
                    [&] {
                        return 1e6 / k_rounds * seconds([&] {
                                   for (int i = 0; i < k_rounds; ++i) {
-                                      void* const at = value(fixture.space->vmalloc(k_bytes));
+                                      void* const at = must(fixture.space->vmalloc(k_bytes));
                                       touch(at, 16);
-                                      value(fixture.space->vfree(at));
+                                      must(fixture.space->vfree(at));
                                   }
                               });
                    },
@@ -133,7 +125,7 @@ void allocation(bench::Report& report) {
     constexpr std::uint32_t k_groups = 1'000;
     std::vector<Page*> pages(4 * k_groups);
     for (std::uint32_t i = 0; i < k_groups; ++i) {
-        Page* const block = value(fixture.pool->alloc_pages(Order{2}));
+        Page* const block = must(fixture.pool->alloc_pages(Order{2}));
         for (std::uint32_t k = 0; k < 4; ++k) pages[4 * i + k] = fixture.pool->page(fixture.pool->pfn(block) + k);
     }
     const int file = ::memfd_create("peer", MFD_CLOEXEC);
@@ -147,9 +139,9 @@ void allocation(bench::Report& report) {
                 return 1e6 / k_groups * seconds([&] {
                            for (std::uint32_t i = 0; i < k_groups; ++i) {
                                const std::span four = std::span{pages}.subspan(4 * i, 4);
-                               void* const at = value(fixture.space->vm_map_ram(four));
+                               void* const at = must(fixture.space->vm_map_ram(four));
                                if (touched) touch(at, 4);
-                               value(fixture.space->vm_unmap_ram(at, 4));
+                               must(fixture.space->vm_unmap_ram(at, 4));
                            }
                        });
             },
@@ -167,16 +159,16 @@ void allocation(bench::Report& report) {
     report.add("vm.vm_map_ram_4", ram(true), "mmap+munmap of a memfd", "us", "each page touched");
     ::munmap(whole, k_groups * 4 * k_page_size);
     ::close(file);
-    for (std::uint32_t i = 0; i < k_groups; ++i) value(fixture.pool->free_pages(pages[4 * i], Order{2}));
+    for (std::uint32_t i = 0; i < k_groups; ++i) must(fixture.pool->free_pages(pages[4 * i], Order{2}));
 }
 
 void sparse(bench::Report& report) {
     const Fixture fixture;
     constexpr std::uint64_t k_pages = 16 * k_pageblock_pages;
-    VmArea* const area = value(fixture.space->get_vm_area(k_pages * k_page_size, VmKind::sparse));
+    VmArea* const area = must(fixture.space->get_vm_area(k_pages * k_page_size, VmKind::sparse));
     std::vector<Page*> pages;
     for (std::uint64_t i = 0; i < k_pages; i += k_pageblock_pages) {
-        Page* const block = value(fixture.pool->alloc_pages(k_pageblock_order));
+        Page* const block = must(fixture.pool->alloc_pages(k_pageblock_order));
         for (std::uint32_t k = 0; k < k_pageblock_pages; ++k)
             pages.push_back(fixture.pool->page(fixture.pool->pfn(block) + k));
     }
@@ -203,10 +195,10 @@ void sparse(bench::Report& report) {
                            work(area->begin() + i * k_page_size, area->begin() + (i + run) * k_page_size, i);
                    };
                    each([&](std::byte* start, std::byte* end, std::uint64_t i) {
-                       value(fixture.space->map_pages(area, start, end, std::span{pages}.subspan(i, run)));
+                       must(fixture.space->map_pages(area, start, end, std::span{pages}.subspan(i, run)));
                    });
                    each([&](std::byte* start, std::byte* end, std::uint64_t) {
-                       value(fixture.space->unmap_pages(area, start, end));
+                       must(fixture.space->unmap_pages(area, start, end));
                    });
                });
     };
@@ -218,10 +210,10 @@ void sparse(bench::Report& report) {
                bench::alternate(
                    7, [&] { return ours(1, 2); }, [&] { return peer(2); }),
                "mmap, page by page", "us", "a page, single ones");
-    value(fixture.space->free_vm_area(area));
-    value(fixture.space->purge());
+    must(fixture.space->free_vm_area(area));
+    must(fixture.space->purge());
     for (std::uint64_t i = 0; i < k_pages; i += k_pageblock_pages)
-        value(fixture.pool->free_pages(pages[i], k_pageblock_order));
+        must(fixture.pool->free_pages(pages[i], k_pageblock_order));
     ::munmap(reserved, k_pages * k_page_size);
 }
 
