@@ -59,7 +59,10 @@ private:
         for (;;) {
             changed_.wait(lock, [this] { return work_ || ends_; });
             if (!work_) return;
+            // Without the lock: what is done takes locks of its own.
+            lock.unlock();
             work_();
+            lock.lock();
             work_ = nullptr;
             changed_.notify_all();
         }
