@@ -24,7 +24,7 @@ namespace harena::bench {
 /// Keeps the compiler from dropping the computation of `value`.
 template <typename T>
 void keep(const T& value) {
-    [[maybe_unused]] const volatile void* const volatile seen = &value;
+    [[maybe_unused]] const volatile void* const volatile seen = static_cast<const volatile void*>(&value);
     std::atomic_signal_fence(std::memory_order_acq_rel);
 }
 

@@ -13,7 +13,7 @@ namespace harena {
 
 namespace {
 
-std::string describe(const Site& site) {
+[[maybe_unused]] std::string describe(const Site& site) {  // in debug builds
     if (site.line() == 0) return "unknown";
     return fmt::format("{}:{}", site.file_name(), site.line());
 }

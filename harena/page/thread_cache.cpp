@@ -119,7 +119,7 @@ Result<void> ThreadCaches::prepare() {
     return prepared;
 }
 
-ThreadCaches::ThreadCaches(PageStore& store) : store_{store} {
+ThreadCaches::ThreadCaches(PageStore& store) : prepared_{prepare().has_value()}, store_{store} {
     Live& all = live();
     const std::lock_guard lock{all.mutex};
     id_ = ++all.last_id;
@@ -142,7 +142,7 @@ ThreadCache* ThreadCaches::mine_if_any() const noexcept {
 }
 
 ThreadCache* ThreadCaches::find_mine() noexcept {
-    if (fork_guard_.owner_dead()) return nullptr;
+    if (!prepared_ || fork_guard_.owner_dead()) return nullptr;
     ThreadCache* cache = mine_if_any();
     if (cache == nullptr) {
         try {

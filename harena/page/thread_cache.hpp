@@ -132,6 +132,7 @@ private:
     static constinit thread_local Used last_used_;
 
     std::uint64_t id_;  // never used twice in a process: a pool that takes the place of another is not taken for it
+    bool prepared_;     // without, threads have no caches
     PageStore& store_;
     ForkGuard fork_guard_;
     mutable std::mutex mutex_;  // protects caches_, and who takes locks of others; before those locks
