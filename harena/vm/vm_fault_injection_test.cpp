@@ -2,10 +2,30 @@
 // Every system call of the layer fails in turn, at every place where it is made: an error that says so, nothing lost,
 // and a space that works afterwards.
 #include <cerrno>
+#include <cstdlib>
+#include <new>
 #include <string>
+#include <type_traits>
 
 #include "harena/base/os/fault_injection.hpp"
 #include "harena/vm/test_support.hpp"
+
+namespace {
+
+/// Which allocation of this thread fails, counted from 1 on in layer code; 0: none does.
+thread_local std::uint64_t failing_allocation = 0;
+thread_local std::uint64_t allocations = 0;
+thread_local bool in_layer = false;
+
+}  // namespace
+
+[[gnu::noinline]] void* operator new(std::size_t bytes) {
+    if (in_layer && ++allocations == failing_allocation) throw std::bad_alloc{};
+    if (void* const memory = std::malloc(bytes == 0 ? 1 : bytes)) return memory;
+    throw std::bad_alloc{};
+}
+[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
 namespace harena {
 namespace {
@@ -35,41 +55,33 @@ public:
     Life& operator=(const Life&) = delete;
 
     void run() {
-        auto made = VmSpace::create({.bytes = 64 * k_mib, .pool = pool_.get()});
-        if (!note(made)) return;
+        auto made = call([&] { return VmSpace::create({.bytes = 64 * k_mib, .pool = pool_.get()}); });
+        if (!made) return;
         space_ = *std::move(made);
-        const auto plain = space_->vmalloc(100 * k_page_size);
-        (void)note(plain);
-        const auto zeroed = space_->vzalloc(3 * k_page_size, {.unmapped = true});
-        (void)note(zeroed);
+        const auto plain = call([&] { return space_->vmalloc(100 * k_page_size); });
+        const auto zeroed = call([&] { return space_->vzalloc(3 * k_page_size, {.unmapped = true}); });
         constexpr std::array<std::byte, 5000> k_contents{};
-        const auto sealed = space_->vmalloc_sealed(k_contents);
-        (void)note(sealed);
-        const auto mapped = space_->vmap(std::span{scattered_}.first(5));
-        (void)note(mapped);
-        const auto hidden = space_->vmap(hidden_pages_);
-        (void)note(hidden);
-        const auto device = space_->ioremap(pool_->fd(), 0, k_page_size, VmProtection::read);
-        (void)note(device);
-        const auto moment = space_->vm_map_ram(std::span{scattered_}.first(3));
-        (void)note(moment);
-        const auto second = space_->vm_map_ram(std::span{scattered_}.first(2));
-        (void)note(second);
-        const auto area = space_->get_vm_area(16 * k_page_size, VmKind::sparse);
-        if (note(area)) use_sparse(**area);
+        const auto sealed = call([&] { return space_->vmalloc_sealed(k_contents); });
+        const auto mapped = call([&] { return space_->vmap(std::span{scattered_}.first(5)); });
+        const auto hidden = call([&] { return space_->vmap(hidden_pages_); });
+        const auto device = call([&] { return space_->ioremap(pool_->fd(), 0, k_page_size, VmProtection::read); });
+        const auto moment = call([&] { return space_->vm_map_ram(std::span{scattered_}.first(3)); });
+        const auto second = call([&] { return space_->vm_map_ram(std::span{scattered_}.first(2)); });
+        const auto area = call([&] { return space_->get_vm_area(16 * k_page_size, VmKind::sparse); });
+        if (area) use_sparse(**area);
         std::array<std::byte, 3 * k_page_size> copy;
-        if (plain) (void)note(space_->read(copy.data(), *plain, copy.size()));
-        if (moment) (void)note(space_->vm_unmap_ram(*moment, 3));
-        if (plain) (void)note(space_->vfree(*plain));
-        if (zeroed) (void)note(space_->vfree(*zeroed));
-        if (sealed) (void)note(space_->vfree(*sealed));
-        if (mapped) (void)note(space_->vunmap(*mapped));
-        if (hidden) (void)note(space_->vunmap(*hidden));
-        if (device) (void)note(space_->iounmap(*device));
-        (void)note(space_->purge());
-        if (second) (void)note(space_->vm_unmap_ram(*second, 2));
-        if (area) (void)note(space_->free_vm_area(*area));
-        (void)note(space_->purge());
+        if (plain) (void)call([&] { return space_->read(copy.data(), *plain, copy.size()); });
+        if (moment) (void)call([&] { return space_->vm_unmap_ram(*moment, 3); });
+        if (plain) (void)call([&] { return space_->vfree(*plain); });
+        if (zeroed) (void)call([&] { return space_->vfree(*zeroed); });
+        if (sealed) (void)call([&] { return space_->vfree(*sealed); });
+        if (mapped) (void)call([&] { return space_->vunmap(*mapped); });
+        if (hidden) (void)call([&] { return space_->vunmap(*hidden); });
+        if (device) (void)call([&] { return space_->iounmap(*device); });
+        (void)call([&] { return space_->purge(); });
+        if (second) (void)call([&] { return space_->vm_unmap_ram(*second, 2); });
+        if (area) (void)call([&] { return space_->free_vm_area(*area); });
+        (void)call([&] { return space_->purge(); });
     }
 
     /// With no call failing any more: all that is left can go, and then all is there to be had.
@@ -98,10 +110,14 @@ public:
     [[nodiscard]] const std::vector<Error>& errors() const { return errors_; }
 
 private:
-    template <typename T>
-    bool note(const Result<T>& result) {
+    /// An exception that crosses the API ends the test.
+    template <typename LayerCall>
+    std::invoke_result_t<LayerCall> call(const LayerCall& layer_call) {
+        in_layer = true;
+        auto result = layer_call();
+        in_layer = false;
         if (!result) errors_.push_back(result.error());
-        return result.has_value();
+        return result;
     }
     /// Each call leaves the area as it was, or does what it says.
     void use_sparse(VmArea& area) {
@@ -114,9 +130,11 @@ private:
         const auto step = [&](std::uint64_t first, std::uint64_t count, bool map) {
             std::byte* const begin = area.begin() + first * k_page_size;
             std::byte* const end = begin + count * k_page_size;
-            const bool done =
-                note(map ? space_->map_pages(&area, begin, end, std::span{scattered_}.subspan(first, count))
-                         : space_->unmap_pages(&area, begin, end));
+            const auto pages = std::span{scattered_}.subspan(first, count);
+            const auto result = call([&] {
+                return map ? space_->map_pages(&area, begin, end, pages) : space_->unmap_pages(&area, begin, end);
+            });
+            const bool done = result.has_value();
             if (done) expected.replace(first, count, std::string(count, map ? 'x' : '.'));
             EXPECT_EQ(seen(), expected);
             return done;
@@ -193,6 +211,24 @@ TEST_P(VmLayerFails, with_an_error_and_loses_nothing) {
         }
         EXPECT_GT(places, 1U) << "the call is made at all";
     }
+}
+
+TEST(VmLayer, without_memory_of_its_own_has_ENOMEM_and_loses_nothing) {
+    std::uint64_t places = 1;
+    for (bool failed = true; failed; ++places) {
+        SCOPED_TRACE(places);
+        Life life;
+        allocations = 0;
+        failing_allocation = places;
+        EXPECT_NO_THROW(life.run());
+        in_layer = false;
+        failing_allocation = 0;
+        failed = allocations >= places;
+        for (const Error& error : life.errors()) EXPECT_EQ(error.code(), ENOMEM) << error.message();
+        life.expect_whole();
+        if (HasFailure()) return;
+    }
+    EXPECT_GT(places, 20U);
 }
 
 }  // namespace

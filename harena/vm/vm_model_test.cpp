@@ -20,7 +20,7 @@ using test::ok;
 constexpr std::uint64_t k_pool_pageblocks = 12;
 constexpr std::uint64_t k_bytes = 64 * k_mib;
 constexpr int k_threads = 2;
-constexpr int k_operations = test::k_sanitizer ? 40'000 : 500'000;  // of each thread
+constexpr int k_operations = test::k_sanitizer ? 100'000 : 500'000;  // of each thread
 
 /// Who has each page of the space, guards included: no two areas may ever have the same.
 class Owners {
