@@ -24,14 +24,25 @@ Result<Page*> UnmappedCache::unmapped_pages_alloc(Order order, const AllocFlags&
                     "unmapped pages are zeroed through the pool's file, and one on hugetlb pages cannot be written to");
     const PageCount pages{pages_of(order)};
     if (flags.account != nullptr) HARENA_CHECK_OK(flags.account->charge(pages));
-    const std::lock_guard lock{mutex_};
-    const auto block = take(order, flags.no_zero);
-    if (!block) {
-        if (flags.account != nullptr) flags.account->uncharge(pages);
-        return pass_on(block.error());
+    Page* page = nullptr;
+    std::uint64_t departures = 0;
+    {
+        const std::lock_guard lock{mutex_};
+        const auto block = take(order, flags.no_zero);
+        if (!block) {
+            if (flags.account != nullptr) flags.account->uncharge(pages);
+            return pass_on(block.error());
+        }
+        allocated_ += pages.value();
+        departures = departures_;
+        page = &ledger_.hand_out(*block, flags.account, true, where);
     }
-    allocated_ += pages.value();
-    return &ledger_.hand_out(*block, flags.account, true, where);
+    // It has been free since it left the direct map: whoever had mapped it has given that up, but perhaps not unmapped.
+    if (auto dropped = alias_holders_.drop(departures); !dropped) {
+        (void)unmapped_pages_free(page, where);
+        return pass_on(dropped.error());
+    }
+    return page;
 }
 
 Result<void> UnmappedCache::unmapped_pages_free(Page* page, const Site& where) {
@@ -64,6 +75,7 @@ bool UnmappedCache::adopt(const FreeBlock& block, bool unmapped) {
         }
         ++statistics_.cached[block.order.value()];
         count_unmapped(block, true);
+        ++departures_;
     }
     give({.first = block.first, .order = block.order, .zero = false});
     return true;
@@ -137,6 +149,7 @@ Result<void> UnmappedCache::unmap_and_add(const FreeBlock& block) {
     }
     ++statistics_.cached[block.order.value()];
     count_unmapped(block, true);
+    ++departures_;
     if (block.order >= k_pageblock_order) next_ = block.first + pages_of(block.order);
     // What is known to be zero could have been written to as long as it had an address.
     give({.first = block.first, .order = block.order, .zero = false});

@@ -10,6 +10,7 @@
 
 #include "harena/base/bitmap.hpp"
 #include "harena/base/fork.hpp"
+#include "harena/page/alias_holder.hpp"
 #include "harena/page/alloc_flags.hpp"
 #include "harena/page/page_ledger.hpp"
 #include "harena/page/page_store.hpp"
@@ -75,6 +76,9 @@ public:
 
     [[nodiscard]] UnmappedStatistics statistics() const;
 
+    /// Who may have other addresses of pages after they were freed: they let go before such a page is handed out here.
+    [[nodiscard]] AliasHolders& alias_holders() noexcept { return alias_holders_; }
+
 private:
     friend class PagePool;
 
@@ -121,6 +125,7 @@ private:
     const PageLedger& ledger_;
     ThreadCaches& caches_;
     ForkGuard fork_guard_;
+    AliasHolders alias_holders_;
     mutable std::mutex mutex_;  // protects all below; before the locks of caches and store
     FreeBlocks zero_;
     FreeBlocks dirty_;
@@ -131,6 +136,7 @@ private:
     std::optional<Pfn> next_;  // the pageblock after the last one that came in: adjoining ones are one mapping
     UnmappedStatistics statistics_;
     std::uint64_t allocated_ = 0;
+    std::uint64_t departures_ = 0;  // blocks that left the direct map
 };
 
 }  // namespace harena

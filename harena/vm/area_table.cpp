@@ -3,12 +3,13 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <new>
 #include <utility>
 
+#include "harena/base/map_error.hpp"
 #include "harena/base/os/memory.hpp"
 #include "harena/base/page_math.hpp"
 
@@ -27,19 +28,18 @@ void copy_text(std::array<char, Size>& to, std::string_view text) noexcept {
     std::ranges::copy(text, to.begin());
 }
 
+/// Up to the zero byte, if there is one; what would do something to a terminal, or end the line, is a question mark.
 template <std::size_t Size>
-std::string_view text_of(const std::array<char, Size>& text) noexcept {
-    return {text.data(), static_cast<std::size_t>(std::ranges::find(text, '\0') - text.begin())};
+std::string text_of(const std::array<char, Size>& text) {
+    std::string out{text.begin(), std::ranges::find(text, '\0')};
+    std::ranges::replace_if(out, [](char c) { return static_cast<unsigned char>(c) < ' ' || c == '\x7f'; }, '?');
+    return out;
 }
 
 }  // namespace
 
 Result<std::unique_ptr<AreaTable>> AreaTable::create(const std::byte* base, std::uint64_t bytes) {
-    const auto limit = os::getrlimit(RLIMIT_FSIZE);
-    if (limit && *limit < k_bytes)
-        return fail(EFBIG,
-                    "the file of a space's areas needs {} bytes and the limit RLIMIT_FSIZE is {}; raise it (ulimit -f)",
-                    k_bytes, *limit);
+    HARENA_CHECK_OK(check_file_size(k_bytes, "the file of a space's areas"));
     auto file = os::memfd_create(k_file_name);
     if (!file) return os::fail_with(file.error(), "cannot create the file of a space's areas");
     if (const auto sized = os::ftruncate(file->get(), k_bytes); !sized)
@@ -47,8 +47,12 @@ Result<std::unique_ptr<AreaTable>> AreaTable::create(const std::byte* base, std:
     if (const auto sealed = os::add_seals(file->get(), F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL); !sealed)
         return os::fail_with(sealed.error(), "cannot seal the file of a space's areas");
     const auto mapped = os::mmap(nullptr, k_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, file->get(), 0);
-    if (!mapped) return os::fail_with(mapped.error(), "cannot map the file of a space's areas");
-    std::unique_ptr<AreaTable> table{new AreaTable{*std::move(file), *mapped}};
+    if (!mapped) return map_error(mapped.error(), "cannot map the file of a space's areas");
+    std::unique_ptr<AreaTable> table{new (std::nothrow) AreaTable{*std::move(file), *mapped}};
+    if (!table) {
+        (void)os::munmap(*mapped, k_bytes);
+        return fail(ENOMEM, "no memory for the table of a space's areas");
+    }
     HARENA_TRY(NotInherited not_inherited, NotInherited::of(*mapped, k_bytes));
     table->not_inherited_.emplace(std::move(not_inherited));
     table->header_->base = reinterpret_cast<std::uint64_t>(base);
@@ -73,7 +77,12 @@ Result<std::uint32_t> AreaTable::take() {
     }
     const std::uint32_t number = end();
     if (number > k_capacity) return fail(ENOMEM, "a space has {} areas at most", k_capacity);
-    unused_.reserve(number);  // so that `give` needs no memory
+    try {
+        // So that `give` needs no memory.
+        if (unused_.capacity() < number) unused_.reserve(2 * std::size_t{number});
+    } catch (const std::bad_alloc&) {
+        return fail(ENOMEM, "no memory for the list of {} areas", number);
+    }
     header_->used.store(number, std::memory_order_release);
     return number;
 }
@@ -102,7 +111,7 @@ VmAreaInfo AreaTable::info_of(const AreaRecord& record, const AreaOrigin& origin
             .pages = pages,
             .file_offset = record.file_offset,
             .where = fmt::format("{}:{}", text_of(origin.file), origin.line),
-            .name = std::string{text_of(origin.name)}};
+            .name = text_of(origin.name)};
 }
 
 }  // namespace harena

@@ -31,6 +31,7 @@ RangeTree::RangeTree(std::uint64_t pages) : free_pages_{0} { give(VmPage{0}, pag
 std::optional<VmPage> RangeTree::take(std::uint64_t pages, std::uint64_t alignment) {
     // Down to the lowest range that is large enough. Where the alignment makes it too small, on to the next one: the
     // path's right branches are still to be looked at.
+    reserve(taken_ + 2);
     path_.clear();
     Index node = root_;
     for (;;) {
@@ -44,6 +45,7 @@ std::optional<VmPage> RangeTree::take(std::uint64_t pages, std::uint64_t alignme
         const Node range = nodes_[candidate];
         if (const auto first = place(range.begin, range.pages, pages, alignment)) {
             free_pages_ -= pages;
+            ++taken_;
             const std::uint64_t end = range.begin + range.pages;
             remove(range.begin);
             if (*first > range.begin) insert(range.begin, *first - range.begin);
@@ -61,6 +63,7 @@ void RangeTree::give(VmPage first, std::uint64_t pages) {
     if (const auto before = ending_at(begin)) begin -= remove(*before);
     if (has(end)) end += remove(end);
     insert(begin, end - begin);
+    if (taken_ > 0) --taken_;
 }
 
 std::optional<std::uint64_t> RangeTree::ending_at(std::uint64_t end) const noexcept {
@@ -88,16 +91,24 @@ void RangeTree::update(Index node) noexcept {
     range.largest = std::max({range.pages, largest_of(range.left), largest_of(range.right)});
 }
 
-RangeTree::Index RangeTree::make(std::uint64_t begin, std::uint64_t pages) {
-    const Node node{.begin = begin, .pages = pages, .largest = pages, .left = k_none, .right = k_none};
-    if (unused_.empty()) {
-        nodes_.push_back(node);
-        unused_.reserve(nodes_.capacity());  // so that `remove` needs no memory
-        return static_cast<Index>(nodes_.size() - 1);
+void RangeTree::reserve(std::uint64_t ranges) {
+    while (nodes_.size() < ranges) {
+        nodes_.push_back({});
+        try {
+            unused_.reserve(nodes_.capacity());  // so that `remove` needs no memory
+        } catch (...) {
+            nodes_.pop_back();
+            throw;
+        }
+        unused_.push_back(static_cast<Index>(nodes_.size() - 1));
     }
+}
+
+RangeTree::Index RangeTree::make(std::uint64_t begin, std::uint64_t pages) {
+    if (unused_.empty()) reserve(nodes_.size() + 1);
     const Index index = unused_.back();
     unused_.pop_back();
-    nodes_[index] = node;
+    nodes_[index] = {.begin = begin, .pages = pages, .largest = pages, .left = k_none, .right = k_none};
     return index;
 }
 
@@ -143,18 +154,19 @@ void RangeTree::insert(std::uint64_t begin, std::uint64_t pages) {
     *link = node;
 }
 
-std::uint64_t RangeTree::remove(std::uint64_t begin) {
-    path_.clear();
-    Index* link = &root_;
-    while (nodes_[*link].begin != begin) {
-        path_.push_back(*link);
-        link = begin < nodes_[*link].begin ? &nodes_[*link].left : &nodes_[*link].right;
+std::uint64_t RangeTree::remove(std::uint64_t begin) noexcept { return remove_below(root_, begin); }
+
+std::uint64_t RangeTree::remove_below(Index& link, std::uint64_t begin) noexcept {
+    const Index node = link;
+    Node& range = nodes_[node];
+    if (range.begin == begin) {
+        link = join(range.left, range.right);
+        unused_.push_back(node);
+        return range.pages;
     }
-    const Index node = *link;
-    *link = join(nodes_[node].left, nodes_[node].right);
-    for (auto above = path_.rbegin(); above != path_.rend(); ++above) update(*above);
-    unused_.push_back(node);
-    return nodes_[node].pages;
+    const std::uint64_t pages = remove_below(begin < range.begin ? range.left : range.right, begin);
+    update(node);
+    return pages;
 }
 
 }  // namespace harena

@@ -22,9 +22,11 @@ public:
     /// All of [0, pages) is free.
     explicit RangeTree(std::uint64_t pages);
 
-    /// Takes the lowest `pages` (not 0) adjoining pages, the first a multiple of `alignment`, a power of two.
+    /// Takes the lowest `pages` (not 0) adjoining pages, the first a multiple of `alignment`, a power of two. Throws
+    /// std::bad_alloc, and then nothing has changed.
     [[nodiscard]] std::optional<VmPage> take(std::uint64_t pages, std::uint64_t alignment = 1);
-    /// Gives [first, first + pages) back, none of which is free.
+    /// Gives [first, first + pages) back, none of which is free. Needs no memory, and so throws nothing, if that is
+    /// what one `take` took.
     void give(VmPage first, std::uint64_t pages);
 
     [[nodiscard]] std::uint64_t free_pages() const noexcept { return free_pages_; }
@@ -54,14 +56,19 @@ private:
     [[nodiscard]] Index join(Index below, Index above) noexcept;
     void insert(std::uint64_t begin, std::uint64_t pages);
     /// Removes the range that begins at `begin`; its length.
-    std::uint64_t remove(std::uint64_t begin);
+    std::uint64_t remove(std::uint64_t begin) noexcept;
+    std::uint64_t remove_below(Index& link, std::uint64_t begin) noexcept;
+    /// Makes nodes until `ranges` have one each.
+    void reserve(std::uint64_t ranges);
     /// The begin of the range that ends at `end`, if one does; whether one begins at `begin`.
     [[nodiscard]] std::optional<std::uint64_t> ending_at(std::uint64_t end) const noexcept;
     [[nodiscard]] bool has(std::uint64_t begin) const noexcept;
 
+    // Invariant: there are at least taken_ + 1 nodes, since n taken ranges lie between n + 1 free ones at most.
     std::vector<Node> nodes_;
     std::vector<Index> unused_;
-    std::vector<Index> path_;  // from the root to where a search is; kept for its memory
+    std::vector<Index> path_;  // of a search; kept for its memory
+    std::uint64_t taken_ = 0;
     Index root_ = k_none;
     std::uint64_t free_pages_;
 };

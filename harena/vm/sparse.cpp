@@ -9,7 +9,6 @@
 namespace harena {
 
 Result<VmSpace::Pages> VmSpace::check_range(const VmArea* area, const void* start, const void* end) const {
-    HARENA_CHECK_OK(fork_guard_.check("the address space"));
     if (!owns(area) || area->kind_ != VmKind::sparse || area->guard_pages_ == 0)
         return fail(EINVAL, "not a sparse area with a guard");
     const auto from = reinterpret_cast<std::uint64_t>(start);
@@ -28,6 +27,7 @@ Result<VmSpace::Pages> VmSpace::check_range(const VmArea* area, const void* star
 }
 
 Result<void> VmSpace::map_pages(VmArea* area, const void* start, const void* end, std::span<Page* const> pages) {
+    HARENA_CHECK_OK(fork_guard_.check("the address space"));
     const std::lock_guard lock{mutex_};
     HARENA_TRY(const Pages range, check_range(area, start, end));
     if (pages.size() != range.count) return fail(EINVAL, "{} pages for a range of {}", pages.size(), range.count);
@@ -36,24 +36,39 @@ Result<void> VmSpace::map_pages(VmArea* area, const void* start, const void* end
         taken != table.end())
         return fail(EBUSY, "page {} of the area is mapped already",
                     range.first + static_cast<std::uint64_t>(taken - table.begin()));
-    HARENA_CHECK_OK(check_pages(pages, ENOMEM));
-    for (std::uint64_t i = 0; i < range.count; ++i) {
-        table[i] = pool_->pfn(pages[i]).value() + 1;
-        area->has_unmapped_ |= pool_->block_of(pages[i])->unmapped();
+    HARENA_TRY(const bool unmapped, check_pages(pages, ENOMEM));
+    if (pages.empty()) return {};
+    const std::uint64_t before = edges_of(area->table_, range.first, range.count);
+    std::ranges::transform(pages, table.begin(), [&](const Page* page) { return pool_->pfn(page).value() + 1; });
+    const std::uint64_t after = edges_of(area->table_, range.first, range.count);
+    const std::uint64_t more = after - std::min(before, after);
+    area->has_unmapped_ |= unmapped;
+    auto mapped = add_edges(*area, more);
+    if (mapped) {
+        mapped = map_table(*area, range.first, range.count, VmProtection::read_write, false);
+        remove_edges(*area, mapped ? before - std::min(before, after) : more);
     }
-    auto mapped = map_table(*area, range.first, range.count, VmProtection::read_write, false);
     if (!mapped) std::ranges::fill(table, 0U);
     return mapped;
 }
 
 Result<void> VmSpace::unmap_pages(VmArea* area, const void* start, const void* end) {
+    HARENA_CHECK_OK(fork_guard_.check("the address space"));
     const std::lock_guard lock{mutex_};
     HARENA_TRY(const Pages range, check_range(area, start, end));
     const auto table = std::span{area->table_}.subspan(range.first, range.count);
-    const auto mapped =
-        static_cast<std::uint64_t>(std::ranges::count_if(table, [](std::uint32_t entry) { return entry != 0; }));
-    if (mapped == 0) return {};
-    HARENA_CHECK_OK(map_nothing(page_of(start), range.count));
+    const auto is_mapped = [](std::uint32_t entry) { return entry != 0; };
+    const auto mapped = static_cast<std::uint64_t>(std::ranges::count_if(table, is_mapped));
+    if (table.empty() || (mapped == 0 && !area->stale_)) return {};
+    const std::uint64_t last = range.first + range.count;
+    const std::uint64_t before = edges_of(area->table_, range.first, range.count);
+    const std::uint64_t after = (range.first > 0 && is_mapped(area->table_[range.first - 1]) ? 1U : 0U) +
+                                (last < area->table_.size() && is_mapped(area->table_[last]) ? 1U : 0U);
+    const std::uint64_t more = after - std::min(before, after);
+    HARENA_CHECK_OK(add_edges(*area, more));
+    auto gone = map_nothing(page_of(start), range.count);
+    remove_edges(*area, gone ? before - std::min(before, after) : more);
+    if (!gone) return gone;
     std::ranges::fill(table, 0U);
     (*records_)[area->number_].pages.fetch_sub(mapped, std::memory_order_relaxed);
     return {};

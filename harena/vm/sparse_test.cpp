@@ -3,6 +3,7 @@
 #include <string>
 
 #include "harena/base/os/fault_injection.hpp"
+#include "harena/base/os/memory.hpp"
 #include "harena/base/os/system_info.hpp"
 #include "harena/vm/test_support.hpp"
 
@@ -167,12 +168,46 @@ TEST_F(Sparse, a_system_call_that_fails_leaves_the_area_as_it_was) {
     EXPECT_EQ(places, 4U);
     EXPECT_EQ(seen(), "p...djbm.........");
     {
-        FailCall failing{Call::mmap, ENOMEM};
+        FailCall failing{Call::mmap, ENOMEM, 0, FailCall::Repeat::always};
         const ScopedFaultInjector injected{failing};
         EXPECT_TRUE(refused(unmap(0, 16), ENOMEM, "cannot unmap"));
     }
     EXPECT_EQ(seen(), "p...djbm.........");
     EXPECT_TRUE(unmap(0, 16));
+}
+
+TEST_F(Sparse, what_cannot_even_be_undone_is_inaccessible_and_gone_before_its_addresses_come_again) {
+    const std::array<Page*, 4> scattered{pages_[3], pages_[9], pages_[1], pages_[12]};
+    for (std::uint64_t skip = 0; skip < 4; ++skip) {
+        FailCall failing{Call::mmap, ENOMEM, skip, FailCall::Repeat::always};
+        const ScopedFaultInjector injected{failing};
+        EXPECT_TRUE(refused(map(4, scattered), ENOMEM, "vm.max_map_count"));
+        EXPECT_EQ(seen(), ".................") << skip;
+        EXPECT_EQ(space_->areas().at(0).pages, 0U);
+    }
+    ASSERT_TRUE(map(4, scattered));
+    EXPECT_EQ(seen(), "....djbm.........");
+    ASSERT_TRUE(unmap(0, 16));
+    {
+        FailCall failing{Call::mmap, ENOMEM, 2, FailCall::Repeat::always};
+        const ScopedFaultInjector injected{failing};
+        EXPECT_TRUE(refused(map(4, scattered), ENOMEM, "vm.max_map_count"));
+    }
+    std::byte* const fifth = at(4);
+    ASSERT_TRUE(space_->free_vm_area(area_));
+    EXPECT_EQ(space_->statistics().unpurged, 1U);
+    ASSERT_TRUE(space_->purge());
+    EXPECT_EQ(os::find_mapping(reinterpret_cast<std::uint64_t>(fifth), k_page_size)->find("harena"), std::string::npos);
+}
+
+TEST_F(Sparse, each_check_comes_before_the_next_in_one_array) {
+    const auto other = make_pool();
+    Page* const foreign = other->alloc_pages(Order{}).value();
+    EXPECT_TRUE(refused(map(2, std::array<Page*, 3>{foreign, pages_[0], nullptr}), ENOMEM, "page 2 of 3 is null"));
+    ASSERT_TRUE(map(4, some(0, 1)));
+    EXPECT_TRUE(refused(map(2, std::array<Page*, 3>{foreign, nullptr, pages_[1]}), EBUSY, "page 4"));
+    EXPECT_EQ(seen(), "....a............");
+    ASSERT_TRUE(other->free_pages(foreign, Order{}));
 }
 
 TEST_F(Sparse, mapping_needs_no_memory_of_ours) {

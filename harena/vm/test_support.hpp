@@ -28,8 +28,9 @@ class VmTest : public testing::Test {
 protected:
     static constexpr std::uint64_t k_space_bytes = 256 * k_mib;
 
-    static std::unique_ptr<PagePool> make_pool() {
-        auto pool = PagePool::create({.capacity = PageCount{16 * k_pageblock_pages}, .collapse = false, .nodes = 1});
+    static std::unique_ptr<PagePool> make_pool(std::uint64_t pageblocks = 16) {
+        auto pool =
+            PagePool::create({.capacity = PageCount{pageblocks * k_pageblock_pages}, .collapse = false, .nodes = 1});
         EXPECT_TRUE(pool) << pool.error().message();
         return pool ? std::move(*pool) : nullptr;
     }

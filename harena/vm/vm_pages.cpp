@@ -8,6 +8,7 @@
 #include <new>
 #include <utility>
 
+#include "harena/base/map_error.hpp"
 #include "harena/base/os/memory.hpp"
 #include "harena/page/unmapped_cache.hpp"
 #include "harena/vm/vm_space.hpp"
@@ -22,18 +23,23 @@ int protection_of(VmProtection protection) noexcept {
 
 }  // namespace
 
-Result<void> VmSpace::check_pages(std::span<Page* const> pages, int code_of_null) const {
+Result<bool> VmSpace::check_pages(std::span<Page* const> pages, int code_of_null) const {
     if (pool_ == nullptr) return fail(EINVAL, "this space has no pool: no pages can be mapped in it");
+    if (const auto null = std::ranges::find(pages, nullptr); null != pages.end())
+        return fail(code_of_null, "page {} of {} is null", null - pages.begin(), pages.size());
+    bool unmapped = false;
     for (std::size_t i = 0; i < pages.size(); ++i) {
-        if (pages[i] == nullptr) return fail(code_of_null, "page {} of {} is null", i, pages.size());
-        if (pool_->block_of(pages[i]) == nullptr)
+        const Page* const block = pool_->block_of(pages[i]);
+        if (block == nullptr)
             return fail(EINVAL, "page {} of {} is not an allocated page of the space's pool", i, pages.size());
+        unmapped |= block->unmapped();
     }
-    return {};
+    return unmapped;
 }
 
 Result<void> VmSpace::map_table(VmArea& area, std::uint64_t first, std::uint64_t count, VmProtection protection,
                                 bool populate) {
+    HARENA_CHECK_OK(spare_.make());  // what is begun shall be undone, at the limit of mappings too
     const int flags = MAP_SHARED | MAP_FIXED | (populate ? MAP_POPULATE : 0);
     for (std::uint64_t i = first; i < first + count;) {
         // Pages whose numbers adjoin are one mapping.
@@ -44,10 +50,12 @@ Result<void> VmSpace::map_table(VmArea& area, std::uint64_t first, std::uint64_t
         const auto mapped =
             os::mmap(at, run * k_page_size, protection_of(protection), flags, pool_->fd(), byte_offset(pfn));
         if (!mapped) {
-            if (i > first) (void)map_nothing(page_of(area.begin_ + first * k_page_size), i - first);
-            return os::fail_with(mapped.error(), fmt::format("cannot map {} pages at {}: the process may have as many "
-                                                             "mappings as vm.max_map_count allows",
-                                                             run, fmt::ptr(at)));
+            std::byte* const begin = area.begin_ + first * k_page_size;
+            if (i > first && !map_nothing(page_of(begin), i - first)) {
+                area.stale_ = true;  // inaccessible for now, and unmapped before anybody else has the addresses
+                (void)os::mprotect(begin, (i - first) * k_page_size, PROT_NONE);
+            }
+            return map_error(mapped.error(), fmt::format("cannot map {} pages at {}", run, fmt::ptr(at)));
         }
         i += run;
     }
@@ -55,56 +63,56 @@ Result<void> VmSpace::map_table(VmArea& area, std::uint64_t first, std::uint64_t
     return {};
 }
 
-Result<void*> VmSpace::map_new(std::span<Page* const> pages, VmKind kind, VmProtection protection,
-                               const VmAreaOptions& options) {
-    if (pages.empty()) return fail(EINVAL, "no pages to map");
-    const std::lock_guard lock{mutex_};
-    HARENA_CHECK_OK(check_pages(pages, EINVAL));
-    HARENA_TRY(VmArea* const area, make_area(pages.size(), kind, options));
-    Result<void> mapped;
-    try {
-        area->table_.reserve(pages.size());
-        for (const Page* const page : pages) {
-            area->table_.push_back(pool_->pfn(page).value() + 1);
-            area->has_unmapped_ |= pool_->block_of(page)->unmapped();
-        }
-        mapped = map_table(*area, 0, pages.size(), protection, true);
-    } catch (const std::bad_alloc&) {
-        mapped = fail(ENOMEM, "no memory for the list of {} pages", pages.size());
-    }
-    if (mapped) return area->begin_;
-    (void)retire(*area);  // nothing is mapped: its addresses are free
+Result<void*> VmSpace::map_whole(VmArea& area, VmProtection protection) {
+    auto mapped = add_edges(area, edges_of(area.table_, 0, area.pages_));
+    if (mapped) mapped = map_table(area, 0, area.pages_, protection, true);
+    if (mapped) return area.begin_;
+    abandon(area);
     return pass_on(mapped.error());
 }
 
 Result<void*> VmSpace::vmap(std::span<Page* const> pages, VmProtection protection, const VmAreaOptions& options) {
     HARENA_CHECK_OK(fork_guard_.check("the address space"));
-    return map_new(pages, VmKind::map, protection, options);
+    if (pages.empty()) return fail(EINVAL, "no pages to map");
+    HARENA_TRY(const bool unmapped, check_pages(pages, EINVAL));
+    std::vector<std::uint32_t> table;
+    try {
+        table.reserve(pages.size());
+    } catch (const std::bad_alloc&) {
+        return fail(ENOMEM, "no memory for the list of {} pages", pages.size());
+    }
+    for (const Page* const page : pages) table.push_back(pool_->pfn(page).value() + 1);
+    const std::lock_guard lock{mutex_};
+    HARENA_TRY(VmArea* const area, make_area(pages.size(), VmKind::map, options));
+    area->table_ = std::move(table);
+    area->has_unmapped_ = unmapped;
+    return map_whole(*area, protection);
 }
 
 Result<void> VmSpace::vunmap(const void* address) { return free_at(address, {VmKind::map}, "a vmap"); }
 
 Result<std::vector<Page*>> VmSpace::take_blocks(std::uint64_t pages, bool zero, const VmallocOptions& options) {
+    if (pages > pool_->capacity().value())
+        return fail(ENOMEM, "{} pages: the capacity of the pool is {}", pages, pool_->capacity().value());
     const AllocFlags flags{.no_zero = !zero, .account = options.account};
     std::vector<Page*> blocks;
     try {
-        blocks.reserve(pages);
+        auto order = k_pageblock_order;
         for (std::uint64_t left = pages; left > 0;) {
-            // Large blocks where there are any: fewer mappings.
-            auto order = static_cast<std::uint8_t>(std::bit_width(left) - 1);
-            order = std::min(order, k_pageblock_order.value());
-            Result<Page*> block = fail(ENOMEM, "");
-            for (;; --order) {
-                block = options.unmapped ? pool_->unmapped().unmapped_pages_alloc(Order{order}, flags)
-                                         : pool_->alloc_pages(Order{order}, flags);
-                if (block || order == 0 || block.error().code() != ENOMEM) break;
-            }
-            if (!block) {
+            // Large blocks where there are any, for fewer mappings; what was not there once is not asked for again.
+            order = std::min(order, Order{static_cast<std::uint8_t>(std::bit_width(left) - 1)});
+            blocks.reserve(blocks.size() < blocks.capacity() ? 0 : 2 * blocks.size() + 1);
+            auto block = options.unmapped ? pool_->unmapped().unmapped_pages_alloc(order, flags)
+                                          : pool_->alloc_pages(order, flags);
+            if (block) {
+                blocks.push_back(*block);
+                left -= pages_of(order);
+            } else if (order > Order{} && block.error().code() == ENOMEM) {
+                order = Order{static_cast<std::uint8_t>(order.value() - 1)};
+            } else {
                 free_blocks(blocks);
                 return pass_on(block.error());
             }
-            blocks.push_back(*block);
-            left -= pages_of(Order{order});
         }
     } catch (const std::bad_alloc&) {
         free_blocks(blocks);
@@ -113,8 +121,19 @@ Result<std::vector<Page*>> VmSpace::take_blocks(std::uint64_t pages, bool zero, 
     return blocks;
 }
 
-void VmSpace::free_blocks(std::span<Page* const> blocks) const {
-    for (Page* const block : blocks) (void)pool_->free_pages(block, block->order());
+void VmSpace::free_blocks(std::span<Page* const> blocks) const noexcept {
+    // Whoever has another reference keeps the block.
+    for (Page* const block : blocks) (void)pool_->put_page(block);
+}
+
+Result<void> VmSpace::write_sealed(std::span<Page* const> blocks, std::span<const std::byte> contents) const {
+    // Through the file: there is no address to write to, and never was.
+    for (const Page* const block : blocks) {
+        const auto part = contents.first(std::min<std::size_t>(contents.size(), bytes_of(block->order())));
+        HARENA_CHECK_OK(pool_->write(block, 0, part));
+        contents = contents.subspan(part.size());
+    }
+    return {};
 }
 
 Result<void*> VmSpace::allocate(std::uint64_t bytes, bool zero, std::optional<std::span<const std::byte>> sealed,
@@ -124,41 +143,36 @@ Result<void*> VmSpace::allocate(std::uint64_t bytes, bool zero, std::optional<st
     if (bytes == 0) return fail(EINVAL, "an allocation of 0 bytes");
     if (bytes > bytes_) return fail(ENOMEM, "{} bytes in a space of {}", bytes, bytes_);
     const std::uint64_t pages = pages_for(bytes).value();
-    HARENA_TRY(std::vector<Page*> blocks, take_blocks(pages, zero, options));
-    if (sealed) {
-        // Through the file: there is no address to write to, and never was.
-        std::span<const std::byte> left = *sealed;
-        for (const Page* const block : blocks) {
-            const auto part = left.first(std::min<std::size_t>(left.size(), bytes_of(block->order())));
-            if (auto written = pool_->write(block, 0, part); !written) {
-                free_blocks(blocks);
-                return pass_on(written.error());
-            }
-            left = left.subspan(part.size());
-        }
+    auto taken = take_blocks(pages, zero, options);
+    if (!taken && taken.error().code() == ENOMEM) {
+        // What waits to be unmapped has pages too, and they count for their accounts.
+        (void)purge();
+        taken = take_blocks(pages, zero, options);
     }
-    const std::lock_guard lock{mutex_};
-    auto area = make_area(pages, VmKind::alloc, {.name = options.name, .where = options.where});
-    Result<void> mapped = area ? Result<void>{} : pass_on(area.error());
-    if (area) {
-        try {
-            (*area)->table_.reserve(pages);
-            for (const Page* const block : blocks)
-                for (std::uint32_t i = 0; i < pages_of(block->order()); ++i)
-                    (*area)->table_.push_back(pool_->pfn(block).value() + i + 1);
-            mapped = map_table(**area, 0, pages, sealed ? VmProtection::read : VmProtection::read_write, true);
-        } catch (const std::bad_alloc&) {
-            mapped = fail(ENOMEM, "no memory for the list of {} pages", pages);
-        }
-        if (!mapped) (void)retire(**area);  // nothing is mapped: its addresses are free
+    HARENA_TRY(std::vector<Page*> blocks, std::move(taken));
+    Result<void> filled = sealed ? write_sealed(blocks, *sealed) : Result<void>{};
+    std::vector<std::uint32_t> table;
+    try {
+        table.reserve(pages);
+    } catch (const std::bad_alloc&) {
+        filled = fail(ENOMEM, "no memory for the list of {} pages", pages);
     }
-    if (!mapped) {
+    if (!filled) {
         free_blocks(blocks);
-        return pass_on(mapped.error());
+        return pass_on(filled.error());
     }
+    for (const Page* const block : blocks)
+        for (std::uint32_t i = 0; i < pages_of(block->order()); ++i) table.push_back(pool_->pfn(block).value() + i + 1);
+    const std::lock_guard lock{mutex_};
+    const auto area = make_area(pages, VmKind::alloc, {.name = options.name, .where = options.where});
+    if (!area) {
+        free_blocks(blocks);
+        return pass_on(area.error());
+    }
+    (*area)->table_ = std::move(table);
     (*area)->has_unmapped_ = options.unmapped;
     (*area)->blocks_ = std::move(blocks);
-    return (*area)->begin_;
+    return map_whole(**area, sealed ? VmProtection::read : VmProtection::read_write);
 }
 
 Result<void*> VmSpace::vmalloc(std::uint64_t bytes, const VmallocOptions& options) {
@@ -187,18 +201,18 @@ Result<void*> VmSpace::ioremap(int fd, std::uint64_t offset, std::uint64_t bytes
                     k_page_size);
     if (bytes > bytes_) return fail(ENOMEM, "{} bytes in a space of {}", bytes, bytes_);
     const std::lock_guard lock{mutex_};
-    HARENA_TRY(VmArea* const area, make_area(pages_for(bytes).value(), VmKind::ioremap, options));
-    const auto mapped =
-        os::mmap(area->begin_, area->bytes(), protection_of(protection), MAP_SHARED | MAP_FIXED, fd, offset);
+    HARENA_TRY(VmArea* const area, make_area(pages_for(bytes).value(), VmKind::ioremap, options, offset));
+    Result<void> mapped = add_edges(*area, 2);
+    if (mapped)
+        if (const auto at =
+                os::mmap(area->begin_, area->bytes(), protection_of(protection), MAP_SHARED | MAP_FIXED, fd, offset);
+            !at)
+            mapped = map_error(at.error(), fmt::format("cannot map {} bytes of the file", bytes));
     if (!mapped) {
-        (void)retire(*area);
-        return os::fail_with(mapped.error(), fmt::format("cannot map {} bytes of the file", bytes));
+        abandon(*area);
+        return pass_on(mapped.error());
     }
-    AreaTable::Entry& entry = (*records_)[area->number_];
-    auto record = entry.record.try_load().value_or(AreaRecord{});
-    record.file_offset = offset;
-    entry.record.store(record);
-    entry.pages.store(area->pages_, std::memory_order_relaxed);
+    (*records_)[area->number_].pages.store(area->pages_, std::memory_order_relaxed);
     return area->begin_;
 }
 

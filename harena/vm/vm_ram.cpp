@@ -2,6 +2,7 @@
 // Mappings for a moment. A block of addresses is handed out from its begin to its end, each page once; when all that
 // was mapped in it is back, the whole block is unmapped in one step and begins anew.
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <memory>
 #include <new>
@@ -20,18 +21,26 @@ Result<void*> VmSpace::vm_map_ram(std::span<Page* const> pages) {
     if (pages.empty()) return fail(EINVAL, "no pages to map");
     if (pages.size() > k_max_pages_at_once)
         return fail(E2BIG, "{} pages at once: {} at most; use vmap", pages.size(), k_max_pages_at_once);
+    HARENA_TRY(const bool unmapped, check_pages(pages, EINVAL));
     const std::lock_guard lock{mutex_};
-    HARENA_CHECK_OK(check_pages(pages, EINVAL));
+    std::array<std::uint32_t, k_max_pages_at_once> numbers{};
+    const auto wanted = std::span{numbers}.first(pages.size());
+    std::ranges::transform(pages, wanted.begin(), [&](const Page* page) { return pool_->pfn(page).value() + 1; });
+    // All its ends: those that it shares with its neighbours are counted twice until the block begins anew.
+    const std::uint64_t edges = edges_of(wanted, 0, wanted.size());
+    HARENA_CHECK_OK(make_room(edges));
     HARENA_TRY(RamBlock* const block, ram_block(pages.size()));
     VmArea& area = *block->area;
-    for (std::size_t i = 0; i < pages.size(); ++i) {
-        area.table_[block->next + i] = pool_->pfn(pages[i]).value() + 1;
-        area.has_unmapped_ |= pool_->block_of(pages[i])->unmapped();
-    }
+    area.has_unmapped_ |= unmapped;
+    const auto table = std::span{area.table_}.subspan(block->next, pages.size());
+    std::ranges::copy(wanted, table.begin());
     if (auto mapped = map_table(area, block->next, pages.size(), VmProtection::read_write, true); !mapped) {
-        std::fill_n(area.table_.begin() + static_cast<std::ptrdiff_t>(block->next), pages.size(), 0U);
+        std::ranges::fill(table, 0U);
+        if (area.stale_) block->add_stale(block->next, pages.size());
         return pass_on(mapped.error());
     }
+    area.edges_ += edges;
+    edges_ += edges;
     std::byte* const at = area.begin_ + block->next * k_page_size;
     block->lengths[block->next] = static_cast<std::uint16_t>(pages.size());
     block->next += pages.size();
@@ -40,32 +49,69 @@ Result<void*> VmSpace::vm_map_ram(std::span<Page* const> pages) {
 }
 
 Result<VmSpace::RamBlock*> VmSpace::ram_block(std::uint64_t pages) {
-    if (!ram_.empty() && ram_.back()->next + pages <= k_ram_pages) return ram_.back().get();
-    // One that is back, or a new one.
-    for (auto& block : ram_)
-        if (block->live == 0) {
-            HARENA_CHECK_OK(reset(*block));
-            std::swap(block, ram_.back());
-            return ram_.back().get();
+    if (ram_.empty() || ram_.back()->next + pages > k_ram_pages) {
+        // One that is back, or a new one.
+        const auto idle = std::ranges::find_if(ram_, [](const auto& block) { return block->live == 0; });
+        if (idle != ram_.end()) {
+            HARENA_CHECK_OK(reset(**idle));
+            std::swap(*idle, ram_.back());
+        } else {
+            HARENA_CHECK_OK(add_ram_block());
         }
+    }
+    return ram_.back().get();
+}
+
+Result<void> VmSpace::add_ram_block() {
     try {
         auto block = std::make_unique<RamBlock>();
         ram_.reserve(ram_.size() + 1);
         HARENA_TRY(block->area, make_area(k_ram_pages, VmKind::ram, {.name = "vm_map_ram"}));
-        block->area->table_.assign(k_ram_pages, 0);
         ram_.push_back(std::move(block));
     } catch (const std::bad_alloc&) {
         return fail(ENOMEM, "no memory for a block of mappings");
     }
-    return ram_.back().get();
+    return {};
 }
 
 Result<void> VmSpace::reset(RamBlock& block) {
     HARENA_CHECK_OK(map_nothing(page_of(block.area->begin_), k_ram_pages));
     block.next = 0;
-    block.area->has_unmapped_ = false;
-    (*records_)[block.area->number_].pages.store(0, std::memory_order_relaxed);
+    block.stale_begin = k_ram_pages;
+    block.stale_end = 0;
+    block.area->has_unmapped_ = block.area->stale_ = false;
+    remove_edges(*block.area, block.area->edges_);
     return {};
+}
+
+Result<void> VmSpace::unmap_stale(RamBlock& block) {
+    if (block.stale_begin >= block.stale_end) return {};
+    if (block.live == 0) return reset(block);
+    const auto& table = block.area->table_;
+    for (std::uint64_t page = block.stale_begin; page < block.stale_end; ++page) {
+        if (table[page] != 0) continue;
+        std::uint64_t end = page + 1;
+        while (end < block.stale_end && table[end] == 0) ++end;
+        HARENA_CHECK_OK(map_nothing(page_of(block.area->begin_ + page * k_page_size), end - page));
+        page = end;
+    }
+    block.stale_begin = k_ram_pages;
+    block.stale_end = 0;
+    return {};
+}
+
+Result<void> VmSpace::purge_ram() {
+    Result<void> result;
+    std::erase_if(ram_, [&](const auto& block) {
+        auto unmapped = unmap_stale(*block);
+        if (unmapped && block->live == 0) {
+            take_leave(*block->area, false);
+            return true;
+        }
+        if (!unmapped) result = std::move(unmapped);
+        return false;
+    });
+    return result;
 }
 
 Result<void> VmSpace::vm_unmap_ram(const void* address, std::size_t count) {
@@ -79,16 +125,19 @@ Result<void> VmSpace::vm_unmap_ram(const void* address, std::size_t count) {
     if (found == ram_.end()) return fail(ENOENT, "no vm_map_ram of {} pages is at {}", count, fmt::ptr(address));
     RamBlock& block = **found;
     const std::uint64_t first = page_of(address).value() - page_of(block.area->begin_).value();
-    // Pages without another address have none at all from now on.
     if (block.area->has_unmapped_) {
+        // Pages without another address have none at all from now on.
         HARENA_CHECK_OK(map_nothing(page_of(address), count));
-        (*records_)[block.area->number_].pages.fetch_sub(count, std::memory_order_relaxed);
+    } else {
+        block.add_stale(first, count);
     }
+    (*records_)[block.area->number_].pages.fetch_sub(count, std::memory_order_relaxed);
     block.lengths[first] = 0;
     std::fill_n(block.area->table_.begin() + static_cast<std::ptrdiff_t>(first), count, 0U);
     --block.live;
-    // All back and none left: unmapped together. A block in use goes on, for what comes next.
-    if (block.live == 0 && block.next == k_ram_pages) return reset(block);
+    // All back and none left: unmapped together; if that fails, before the block is used again. A block in use goes on,
+    // for what comes next.
+    if (block.live == 0 && block.next == k_ram_pages) (void)reset(block);
     return {};
 }
 

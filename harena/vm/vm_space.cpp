@@ -3,14 +3,15 @@
 #include "harena/vm/vm_space.hpp"
 
 #include <sys/mman.h>
-#include <sys/resource.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <new>
 #include <utility>
 
+#include "harena/base/map_error.hpp"
 #include "harena/base/os/memory.hpp"
+#include "harena/page/unmapped_cache.hpp"
 #include "harena/vm/vmallocinfo.hpp"
 
 namespace harena {
@@ -30,37 +31,40 @@ Result<std::unique_ptr<VmSpace>> VmSpace::create(const VmSpaceOptions& options) 
         return fail(EINVAL, "a space of {} bytes: it takes 1 to {}", options.bytes, k_max_bytes);
     const std::uint64_t bytes = align_up(options.bytes, k_huge_page_size);
     const auto reserved = os::mmap(nullptr, bytes, PROT_NONE, k_reservation, -1, 0);
-    if (!reserved) {
-        const auto limit = os::getrlimit(RLIMIT_AS);
-        const bool limited = limit && *limit != RLIM_INFINITY;
-        return os::fail_with(reserved.error(), fmt::format("cannot reserve {} bytes of addresses{}", bytes,
-                                                           limited ? fmt::format(" (RLIMIT_AS is {})", *limit) : ""));
-    }
+    if (!reserved)
+        return map_error(reserved.error(), fmt::format("cannot reserve {} bytes of addresses for a space", bytes));
     auto* const base = static_cast<std::byte*>(*reserved);
-    auto table = AreaTable::create(base, bytes);
-    auto not_inherited = NotInherited::of(base, bytes);
-    if (!table || !not_inherited) {
+    std::unique_ptr<VmSpace> space;
+    try {
+        space.reset(new VmSpace{base, bytes, options});
+    } catch (const std::bad_alloc&) {
         (void)os::munmap(base, bytes);
-        return pass_on(table ? not_inherited.error() : table.error());
+        return fail(ENOMEM, "no memory for the description of a space of {} bytes", bytes);
     }
-    std::unique_ptr<VmSpace> space{new VmSpace{base, bytes, options.pool, *std::move(table)}};
-    space->not_inherited_.emplace(*std::move(not_inherited));
+    HARENA_CHECK_OK(space->spare_.make());
+    HARENA_TRY(space->records_, AreaTable::create(base, bytes));
+    HARENA_TRY(NotInherited not_inherited, NotInherited::of(base, bytes));
+    space->not_inherited_.emplace(std::move(not_inherited));
     // What is mapped here changes all the time. A child has the reservation over it in any case; advice for each
     // mapping would cost a call more each, and keep those apart that could be one.
     (void)os::madvise(base, bytes, MADV_DOFORK);
+    if (options.pool != nullptr) {
+        HARENA_CHECK_OK(options.pool->unmapped().alias_holders().add(*space));
+        space->pool_ = options.pool;
+    }
     return space;
 }
 
-VmSpace::VmSpace(std::byte* base, std::uint64_t bytes, PagePool* pool, std::unique_ptr<AreaTable> table)
+VmSpace::VmSpace(std::byte* base, std::uint64_t bytes, const VmSpaceOptions& options)
     : base_{base},
       bytes_{bytes},
-      pool_{pool},
-      records_{std::move(table)},
+      max_vmas_{options.max_vmas},
       index_{bytes / k_page_size},
       free_{bytes / k_page_size},
       areas_(1) {}
 
 VmSpace::~VmSpace() {
+    if (pool_ != nullptr && !fork_guard_.owner_dead()) pool_->unmapped().alias_holders().remove(*this);
     not_inherited_.reset();
     (void)os::munmap(base_, bytes_);
     if (fork_guard_.owner_dead()) return;
@@ -76,27 +80,22 @@ Result<VmArea*> VmSpace::get_vm_area(std::uint64_t bytes, VmKind kind, const VmA
     HARENA_CHECK_OK(fork_guard_.check("the address space"));
     if (bytes == 0) return fail(EINVAL, "an area of 0 bytes");
     if (bytes > bytes_) return fail(ENOMEM, "an area of {} bytes in a space of {}", bytes, bytes_);
+    if (kind == VmKind::ram) return fail(EINVAL, "areas of this kind are made by vm_map_ram");
     if (kind == VmKind::sparse && options.no_guard) return fail(EINVAL, "a sparse area needs a guard");
     const std::lock_guard lock{mutex_};
     return make_area(pages_for(bytes).value(), kind, options);
 }
 
-Result<VmArea*> VmSpace::make_area(std::uint64_t pages, VmKind kind, const VmAreaOptions& options) {
+Result<VmArea*> VmSpace::make_area(std::uint64_t pages, VmKind kind, const VmAreaOptions& options,
+                                   std::uint64_t file_offset) {
     const std::uint64_t guard_pages = options.no_guard ? 0 : 1;
     HARENA_TRY(const VmPage first, take_range(pages + guard_pages));
     const VmPage end{first.value() + pages + guard_pages};
-    auto number = records_->take();
-    Result<void> made = number ? index_.prepare(first, end) : pass_on(number.error());
-    try {
-        if (number && *number >= areas_.size()) areas_.resize(*number + 1);
-        if (made && kind == VmKind::sparse) areas_[*number].table_.assign(pages, 0);
-    } catch (const std::bad_alloc&) {
-        made = fail(ENOMEM, "no memory for the description of an area of {} pages", pages);
-    }
-    if (!made) {
-        if (number) records_->give(*number);
+    const bool comes_and_goes = kind == VmKind::sparse || kind == VmKind::ram;
+    const auto number = prepare_area(first, end, comes_and_goes ? pages : 0);
+    if (!number) {
         free_.give(first, pages + guard_pages);
-        return pass_on(made.error());
+        return pass_on(number.error());
     }
     VmArea& area = areas_[*number];
     area.begin_ = address_of(first);
@@ -110,7 +109,7 @@ Result<VmArea*> VmSpace::make_area(std::uint64_t pages, VmKind kind, const VmAre
     entry.record.store({.begin = reinterpret_cast<std::uint64_t>(area.begin_),
                         .bytes = area.bytes(),
                         .guard_bytes = guard_pages * k_page_size,
-                        .file_offset = 0,
+                        .file_offset = file_offset,
                         .state = AreaState::live,
                         .kind = kind,
                         .user = options.user,
@@ -120,21 +119,39 @@ Result<VmArea*> VmSpace::make_area(std::uint64_t pages, VmKind kind, const VmAre
     return &area;
 }
 
+Result<std::uint32_t> VmSpace::prepare_area(VmPage first, VmPage end, std::uint64_t table_pages) {
+    HARENA_TRY(const std::uint32_t number, records_->take());
+    Result<void> prepared = index_.prepare(first, end);
+    try {
+        if (number >= areas_.size()) areas_.resize(number + 1);
+        // So that `retire` needs no memory.
+        if (unpurged_.capacity() < areas_.size()) unpurged_.reserve(2 * areas_.size());
+        if (prepared) areas_[number].table_.assign(table_pages, 0);
+    } catch (const std::bad_alloc&) {
+        prepared = fail(ENOMEM, "no memory for the description of an area of {} pages", end.value() - first.value());
+    }
+    if (prepared) return number;
+    records_->give(number);
+    return pass_on(prepared.error());
+}
+
 Result<VmPage> VmSpace::take_range(std::uint64_t pages) {
+    Result<void> purged;
     try {
         if (const auto first = free_.take(pages)) return *first;
         // What waits to be unmapped may make it.
-        HARENA_CHECK_OK(purge_locked());
+        purged = purge_locked();
         if (const auto first = free_.take(pages)) return *first;
     } catch (const std::bad_alloc&) {
         return fail(ENOMEM, "no memory for the free ranges of the address space");
     }
+    HARENA_CHECK_OK(std::move(purged));
     return fail(ENOMEM, "the space has no {} free adjoining bytes; the largest free range has {}", pages * k_page_size,
                 free_.largest() * k_page_size);
 }
 
 std::optional<AreaRecord> VmSpace::find_vm_area(const void* address) const noexcept {
-    if (!contains(address)) return std::nullopt;
+    if (!contains(address) || fork_guard_.owner_dead()) return std::nullopt;
     const AreaIndex::Number number = index_.find(page_of(address));
     if (number == AreaIndex::k_none) return std::nullopt;
     // A record that is being written is of an area that comes or goes: it is changed only while nobody finds it.
@@ -172,11 +189,13 @@ Result<VmAreaInfo> VmSpace::remove_vm_area(const void* address) {
     VmArea* const area =
         area_at(address, {VmKind::alloc, VmKind::map, VmKind::ioremap, VmKind::sparse, VmKind::backed});
     if (area == nullptr) return fail(ENOENT, "no area begins at {}", fmt::ptr(address));
-    const AreaTable::Entry& entry = (*records_)[area->number_];
-    const VmAreaInfo info = AreaTable::info_of(entry.record.try_load().value_or(AreaRecord{}),
-                                               entry.origin.try_load().value_or(AreaOrigin{}), entry.pages.load());
-    HARENA_CHECK_OK(retire(*area));
-    return info;
+    try {
+        VmAreaInfo info = info_of(area->number_).value_or(VmAreaInfo{});
+        HARENA_CHECK_OK(retire(*area));
+        return info;
+    } catch (const std::bad_alloc&) {
+        return fail(ENOMEM, "no memory to say what the area at {} was", fmt::ptr(address));
+    }
 }
 
 Result<void> VmSpace::free_at(const void* address, std::initializer_list<VmKind> kinds, std::string_view what) {
@@ -188,35 +207,42 @@ Result<void> VmSpace::free_at(const void* address, std::initializer_list<VmKind>
 }
 
 Result<void> VmSpace::retire(VmArea& area) {
-    const VmPage first = page_of(area.begin_);
-    const std::uint64_t pages = area.pages_ + area.guard_pages_;
-    AreaTable::Entry& entry = (*records_)[area.number_];
-    const bool mapped = entry.pages.load(std::memory_order_relaxed) != 0;
+    const bool mapped = area.stale_ || (*records_)[area.number_].pages.load(std::memory_order_relaxed) != 0;
     // What has no other address shall have none at all when this returns.
-    if (mapped && area.has_unmapped_) HARENA_CHECK_OK(map_nothing(first, area.pages_));
-    index_.set(first, VmPage{first.value() + pages}, AreaIndex::k_none);
-    --statistics_.areas;
-    Unpurged range{.number = area.number_, .first = first, .pages = pages, .blocks = std::move(area.blocks_)};
-    const bool waits = mapped && !area.has_unmapped_;
-    auto record = entry.record.try_load().value_or(AreaRecord{});
-    record.state = AreaState::unpurged;
-    entry.record.store(record);
-    area.clear();
-    if (!waits) {
-        free_blocks(range.blocks);
-        forget(range.number, first, pages);
-        return {};
-    }
-    unpurged_pages_ += pages;
-    unpurged_.push_back(std::move(range));
+    if (mapped && area.has_unmapped_) HARENA_CHECK_OK(map_nothing(page_of(area.begin_), area.pages_));
+    take_leave(area, mapped && !area.has_unmapped_);
     // A failed purge is counted, and tried again with the next one.
     if (unpurged_.size() > k_max_unpurged || unpurged_pages_ > k_max_unpurged_pages) (void)purge_locked();
     return {};
 }
 
-void VmSpace::forget(std::uint32_t number, VmPage first, std::uint64_t pages) {
-    records_->give(number);
-    free_.give(first, pages);
+void VmSpace::abandon(VmArea& area) noexcept {
+    if (!retire(area)) take_leave(area, true);
+}
+
+void VmSpace::take_leave(VmArea& area, bool waits) noexcept {
+    Unpurged range{.number = area.number_,
+                   .first = page_of(area.begin_),
+                   .pages = area.pages_ + area.guard_pages_,
+                   .edges = area.edges_,
+                   .blocks = std::move(area.blocks_)};
+    index_.set(range.first, VmPage{range.first.value() + range.pages}, AreaIndex::k_none);
+    --statistics_.areas;
+    AreaTable::Entry& entry = (*records_)[range.number];
+    auto record = entry.record.try_load().value_or(AreaRecord{});
+    record.state = AreaState::unpurged;
+    entry.record.store(record);
+    area.clear();
+    if (!waits) return forget(range);
+    unpurged_pages_ += range.pages;
+    unpurged_.push_back(std::move(range));  // has room
+}
+
+void VmSpace::forget(const Unpurged& range) noexcept {
+    free_blocks(range.blocks);
+    edges_ -= range.edges;
+    records_->give(range.number);
+    free_.give(range.first, range.pages);
 }
 
 Result<void> VmSpace::purge() {
@@ -225,11 +251,14 @@ Result<void> VmSpace::purge() {
     return purge_locked();
 }
 
+Result<void> VmSpace::drop_aliases() { return purge(); }
+
 Result<void> VmSpace::purge_locked() {
-    if (unpurged_.empty()) return {};
+    Result<void> result = purge_ram();
+    if (!result) ++statistics_.purge_failures;
+    if (unpurged_.empty()) return result;
     std::ranges::sort(unpurged_, {}, [](const Unpurged& range) { return range.first; });
     ++statistics_.purges;
-    Result<void> result;
     std::size_t kept = 0;
     for (std::size_t begin = 0; begin < unpurged_.size();) {
         // Ranges that adjoin are unmapped in one step.
@@ -237,66 +266,107 @@ Result<void> VmSpace::purge_locked() {
         std::uint64_t pages = unpurged_[begin].pages;
         while (end < unpurged_.size() && unpurged_[end].first.value() == unpurged_[begin].first.value() + pages)
             pages += unpurged_[end++].pages;
-        if (auto gone = map_nothing(unpurged_[begin].first, pages); !gone) {
-            ++statistics_.purge_failures;
-            result = std::move(gone);
-            for (; begin < end; ++begin) {
-                if (kept != begin) unpurged_[kept] = std::move(unpurged_[begin]);
+        auto gone = map_nothing(unpurged_[begin].first, pages);
+        for (; begin < end; ++begin) {
+            Unpurged& range = unpurged_[begin];
+            if (gone) {
+                unpurged_pages_ -= range.pages;
+                forget(range);
+            } else {
+                if (kept != begin) unpurged_[kept] = std::move(range);
                 ++kept;
             }
-            continue;
         }
-        for (; begin < end; ++begin) {
-            const Unpurged& range = unpurged_[begin];
-            free_blocks(range.blocks);
-            unpurged_pages_ -= range.pages;
-            forget(range.number, range.first, range.pages);
+        if (!gone) {
+            ++statistics_.purge_failures;
+            result = std::move(gone);
         }
     }
     unpurged_.resize(kept);
     return result;
 }
 
-Result<void> VmSpace::map_nothing(VmPage first, std::uint64_t pages) const {
+Result<void> VmSpace::map_nothing(VmPage first, std::uint64_t pages) {
     std::byte* const at = address_of(first);
-    const auto mapped = os::mmap(at, pages * k_page_size, PROT_NONE, k_reservation | MAP_FIXED, -1, 0);
-    if (!mapped)
-        return os::fail_with(mapped.error(),
-                             fmt::format("cannot unmap {} pages at {}: the process may have as many mappings "
-                                         "as vm.max_map_count allows",
-                                         pages, fmt::ptr(at)));
+    const auto map = [&] { return os::mmap(at, pages * k_page_size, PROT_NONE, k_reservation | MAP_FIXED, -1, 0); };
+    auto mapped = map();
+    if (!mapped && spare_.give_up()) {
+        mapped = map();
+        (void)spare_.make();  // or before the next mapping is made
+    }
+    if (!mapped) return map_error(mapped.error(), fmt::format("cannot unmap {} pages at {}", pages, fmt::ptr(at)));
     return {};
+}
+
+std::uint64_t VmSpace::edges_of(std::span<const std::uint32_t> table, std::uint64_t first,
+                                std::uint64_t count) noexcept {
+    std::uint64_t edges = 0;
+    for (std::uint64_t i = first; i <= first + count; ++i) {
+        const std::uint32_t before = i == 0 ? 0 : table[i - 1];
+        const std::uint32_t here = i == table.size() ? 0 : table[i];
+        if (here != (before == 0 ? 0 : before + 1)) ++edges;
+    }
+    return edges;
+}
+
+Result<void> VmSpace::make_room(std::uint64_t more) {
+    // The space itself is one mapping.
+    const auto too_many = [&] { return more > 0 && edges_ + more + 1 > max_vmas_; };
+    if (too_many()) (void)purge_locked();
+    if (too_many())
+        return fail(ENOMEM,
+                    "the space has {} mappings and this needs {} more: its part of those that the process may have is "
+                    "{} (max_vmas)",
+                    edges_ + 1, more, max_vmas_);
+    return {};
+}
+
+Result<void> VmSpace::add_edges(VmArea& area, std::uint64_t more) {
+    HARENA_CHECK_OK(make_room(more));
+    area.edges_ += more;
+    edges_ += more;
+    return {};
+}
+
+void VmSpace::remove_edges(VmArea& area, std::uint64_t fewer) noexcept {
+    area.edges_ -= fewer;
+    edges_ -= fewer;
+}
+
+std::optional<VmAreaInfo> VmSpace::info_of(std::uint32_t number) const {
+    const AreaTable::Entry& entry = (*records_)[number];
+    const auto record = entry.record.try_load();
+    if (!record || record->state == AreaState::none) return std::nullopt;
+    return AreaTable::info_of(*record, entry.origin.try_load().value_or(AreaOrigin{}), entry.pages.load());
 }
 
 std::vector<VmAreaInfo> VmSpace::areas() const {
     std::vector<VmAreaInfo> all;
+    if (fork_guard_.owner_dead()) return all;
     const std::lock_guard lock{mutex_};
-    for (std::uint32_t number = 1; number < records_->end(); ++number) {
-        const AreaTable::Entry& entry = (*records_)[number];
-        const auto record = entry.record.try_load();
-        if (!record || record->state == AreaState::none) continue;
-        all.push_back(AreaTable::info_of(*record, entry.origin.try_load().value_or(AreaOrigin{}), entry.pages.load()));
-    }
+    for (std::uint32_t number = 1; number < records_->end(); ++number)
+        if (auto info = info_of(number)) all.push_back(*std::move(info));
     std::ranges::sort(all, {}, &VmAreaInfo::begin);
     return all;
 }
 
 std::string VmSpace::vmallocinfo() const {
+    if (fork_guard_.owner_dead()) return {};
     std::vector<std::pair<VmAreaInfo, std::vector<std::uint64_t>>> all;
-    const std::lock_guard lock{mutex_};
-    for (std::uint32_t number = 1; number < records_->end(); ++number) {
-        const AreaTable::Entry& entry = (*records_)[number];
-        const auto record = entry.record.try_load();
-        if (!record || record->state == AreaState::none) continue;
-        std::vector<std::uint64_t> nodes;
-        for (const std::uint32_t page : areas_[number].table_) {
-            if (page == 0) continue;
-            const unsigned node = pool_->node(Pfn{page - 1});
-            if (node >= nodes.size()) nodes.resize(node + 1);
-            ++nodes[node];
+    {
+        const std::lock_guard lock{mutex_};
+        for (std::uint32_t number = 1; number < records_->end(); ++number) {
+            auto info = info_of(number);
+            if (!info) continue;
+            std::vector<std::uint64_t> nodes;
+            for (const std::uint32_t page : areas_[number].table_) {
+                if (page == 0) continue;
+                const unsigned node = pool_->node(Pfn{page - 1});
+                if (node >= nodes.size()) nodes.resize(node + 1);
+                ++nodes[node];
+            }
+            all.emplace_back(*std::move(info), std::move(nodes));
         }
-        all.emplace_back(
-            AreaTable::info_of(*record, entry.origin.try_load().value_or(AreaOrigin{}), entry.pages.load()), nodes);
     }
     std::ranges::sort(all, {}, [](const auto& one) { return one.first.begin; });
     std::string text;
@@ -305,12 +375,14 @@ std::string VmSpace::vmallocinfo() const {
 }
 
 VmStatistics VmSpace::statistics() const {
+    if (fork_guard_.owner_dead()) return {};
     const std::lock_guard lock{mutex_};
     VmStatistics out = statistics_;
     out.unpurged = unpurged_.size();
     out.unpurged_bytes = unpurged_pages_ * k_page_size;
     out.free_bytes = free_.free_pages() * k_page_size;
     out.largest_free_bytes = free_.largest() * k_page_size;
+    out.vmas = edges_ + 1;
     return out;
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -18,10 +19,12 @@
 #include "harena/base/fork.hpp"
 #include "harena/base/not_inherited.hpp"
 #include "harena/base/result.hpp"
+#include "harena/page/alias_holder.hpp"
 #include "harena/page/page_pool.hpp"
 #include "harena/vm/area_index.hpp"
 #include "harena/vm/area_table.hpp"
 #include "harena/vm/range_tree.hpp"
+#include "harena/vm/spare_mappings.hpp"
 #include "harena/vm/vm_area.hpp"
 
 namespace harena {
@@ -31,6 +34,9 @@ struct VmSpaceOptions {
     std::uint64_t bytes = 64 * k_gib;
     /// Where the pages of vmalloc come from, and those that are mapped are in. May be null for a space without either.
     PagePool* pool = nullptr;
+    /// How many mappings it may consist of: a process has 65,530 unless vm.max_map_count says otherwise, and the host
+    /// needs some.
+    std::uint64_t max_vmas = 32'768;
 };
 
 /// What an area is for, and who asks. Text must outlive the call only.
@@ -63,6 +69,8 @@ struct VmStatistics {
     /// How often ranges were unmapped together, and how often that failed.
     std::uint64_t purges = 0;
     std::uint64_t purge_failures = 0;
+    /// Mappings that the space consists of, inaccessible ones included; those of vm_map_ram may be fewer.
+    std::uint64_t vmas = 0;
 };
 
 /// A part of a space that somebody has. Made by `VmSpace`, which owns it; a pointer to it holds until it is freed.
@@ -86,7 +94,8 @@ private:
         begin_ = nullptr;
         pages_ = guard_pages_ = 0;
         number_ = 0;
-        has_unmapped_ = false;
+        edges_ = 0;
+        has_unmapped_ = stale_ = false;
         blocks_.clear();
         table_ = {};
     }
@@ -98,6 +107,10 @@ private:
     std::uint32_t number_ = 0;
     /// Pages are mapped that have no other address: they are unmapped at once when the area is freed.
     bool has_unmapped_ = false;
+    /// Something may be mapped where the table has nothing: undoing a failed call failed too.
+    bool stale_ = false;
+    /// Ends of mappings in it, where another or none begins; what it adds to the space's mappings.
+    std::uint64_t edges_ = 0;
     /// Blocks that vmalloc took, to be given back.
     std::vector<Page*> blocks_;
     /// Page frame number + 1 of each page that is mapped, 0 where none is; made with the area, so that mapping needs no
@@ -109,25 +122,26 @@ private:
 ///
 /// What is freed is unmapped later, together with its neighbours; its pages and addresses are used again only after
 /// that. Pages that have no other address are unmapped at once. Thread-safe; in a child after fork, everything is
-/// EOWNERDEAD. Kernel: mm/vmalloc.c.
-class VmSpace {
+/// EOWNERDEAD, and there is nothing to be found. Kernel: mm/vmalloc.c.
+class VmSpace final : private AliasHolder {
 public:
     /// Errors: EINVAL (0 bytes, or more than 64 TiB), ENOMEM (addresses, RLIMIT_AS), EFBIG (RLIMIT_FSIZE), EMFILE.
     [[nodiscard]] static Result<std::unique_ptr<VmSpace>> create(const VmSpaceOptions& options);
     VmSpace(const VmSpace&) = delete;
     VmSpace& operator=(const VmSpace&) = delete;
     /// All areas go; pages of vmalloc go back to the pool, which must outlive the space.
-    ~VmSpace();
+    ~VmSpace() override;
 
     // --- areas ---
 
-    /// An area of `bytes` (rounded up to pages) in which nothing is mapped. Errors: EINVAL (0 bytes, or a sparse area
-    /// without guard), ENOMEM (no range so large is free; memory), EOWNERDEAD.
+    /// An area of `bytes` (rounded up to pages) in which nothing is mapped. Errors: EINVAL (0 bytes, a sparse area
+    /// without guard, or one of kind `ram`), ENOMEM (no range so large is free; memory), EOWNERDEAD.
     [[nodiscard]] Result<VmArea*> get_vm_area(std::uint64_t bytes, VmKind kind, const VmAreaOptions& options = {});
     /// The area that `address` is in, its guard included, at some moment during the call; none if there is none.
     /// Lock-free and async-signal-safe.
     [[nodiscard]] std::optional<AreaRecord> find_vm_area(const void* address) const noexcept;
-    /// Unmaps the area and frees it. Errors: EINVAL (not an area of this space), EOWNERDEAD.
+    /// Unmaps the area and frees it. Errors, after which it is as it was: EINVAL (not an area of this space), ENOMEM
+    /// (mappings; only if it has pages without another address), EOWNERDEAD.
     Result<void> free_vm_area(VmArea* area);
     /// The same for the area that begins at `address`; says what it was. Errors: ENOENT (no area begins there),
     /// EOWNERDEAD.
@@ -197,9 +211,10 @@ public:
 
 private:
     struct Unpurged {
-        std::uint32_t number;  // of its record
+        std::uint32_t number = 0;  // of its record
         VmPage first;
-        std::uint64_t pages;  // with the guard
+        std::uint64_t pages = 0;  // with the guard
+        std::uint64_t edges = 0;
         std::vector<Page*> blocks;
     };
     /// What vm_map_ram hands out in turn: an area, of which each page is used once until all are back.
@@ -208,11 +223,19 @@ private:
         VmArea* area = nullptr;
         std::uint64_t next = 0;  // page
         std::uint64_t live = 0;  // mappings
+        /// What is not in the area's table between these pages may still be mapped.
+        std::uint64_t stale_begin = k_ram_pages;
+        std::uint64_t stale_end = 0;
         /// Of the mapping that begins at each page; 0: none does.
         std::array<std::uint16_t, k_ram_pages> lengths{};
+
+        void add_stale(std::uint64_t first, std::uint64_t count) noexcept {
+            stale_begin = std::min(stale_begin, first);
+            stale_end = std::max(stale_end, first + count);
+        }
     };
 
-    VmSpace(std::byte* base, std::uint64_t bytes, PagePool* pool, std::unique_ptr<AreaTable> table);
+    VmSpace(std::byte* base, std::uint64_t bytes, const VmSpaceOptions& options);
 
     [[nodiscard]] VmPage page_of(const void* address) const noexcept {
         return VmPage{static_cast<std::uint64_t>(static_cast<const std::byte*>(address) - base_) / k_page_size};
@@ -220,43 +243,71 @@ private:
     [[nodiscard]] std::byte* address_of(VmPage page) const noexcept { return base_ + page.value() * k_page_size; }
     [[nodiscard]] bool contains(const void* address) const noexcept;
 
+    /// For a page that leaves the direct map: it shall have no address here either.
+    Result<void> drop_aliases() override;
+
     // With the lock held.
-    [[nodiscard]] Result<VmArea*> make_area(std::uint64_t pages, VmKind kind, const VmAreaOptions& options);
+    [[nodiscard]] Result<VmArea*> make_area(std::uint64_t pages, VmKind kind, const VmAreaOptions& options,
+                                            std::uint64_t file_offset = 0);
+    /// What `make_area` needs memory for, but for the range: after an error, no number is taken.
+    [[nodiscard]] Result<std::uint32_t> prepare_area(VmPage first, VmPage end, std::uint64_t table_pages);
     [[nodiscard]] Result<VmPage> take_range(std::uint64_t pages);
     /// The live area of one of `kinds` that begins at `address`; null if none does.
     [[nodiscard]] VmArea* area_at(const void* address, std::initializer_list<VmKind> kinds) noexcept;
+    /// None if the number is nobody's.
+    [[nodiscard]] std::optional<VmAreaInfo> info_of(std::uint32_t number) const;
     [[nodiscard]] bool owns(const VmArea* area) const noexcept;
-    /// An area that nobody has any more: its range waits to be unmapped, or is free if nothing is mapped in it.
+    /// An area that nobody has any more: its range waits to be unmapped, or is free if nothing is mapped in it. Errors:
+    /// ENOMEM: pages that have no other address cannot be unmapped now; the area is as it was.
     Result<void> retire(VmArea& area);
-    void forget(std::uint32_t number, VmPage first, std::uint64_t pages);
+    /// The same where nobody could try again: what cannot be unmapped waits.
+    void abandon(VmArea& area) noexcept;
+    void take_leave(VmArea& area, bool waits) noexcept;
+    void forget(const Unpurged& range) noexcept;
     Result<void> purge_locked();
 
-    [[nodiscard]] Result<void> check_pages(std::span<Page* const> pages, int code_of_null) const;
+    /// Room in the budget of mappings for `more`, if need be after unmapping what waits. Errors: ENOMEM.
+    Result<void> make_room(std::uint64_t more);
+    /// The same, and they count as an area's from then on.
+    Result<void> add_edges(VmArea& area, std::uint64_t more);
+    void remove_edges(VmArea& area, std::uint64_t fewer) noexcept;
+    /// Ends of mappings from before the first to after the last of pages [first, first + count) of a table.
+    [[nodiscard]] static std::uint64_t edges_of(std::span<const std::uint32_t> table, std::uint64_t first,
+                                                std::uint64_t count) noexcept;
+
+    /// Whether any of them has no other address.
+    [[nodiscard]] Result<bool> check_pages(std::span<Page* const> pages, int code_of_null) const;
     /// Maps what the table says of pages [first, first + count) of an area; after an error, none of them.
     Result<void> map_table(VmArea& area, std::uint64_t first, std::uint64_t count, VmProtection protection,
                            bool populate);
-    [[nodiscard]] Result<void> map_nothing(VmPage first, std::uint64_t pages) const;
+    Result<void> map_nothing(VmPage first, std::uint64_t pages);
     /// Of a sparse area: the first page and the number of pages of [start, end).
     struct Pages {
         std::uint64_t first;
         std::uint64_t count;
     };
     [[nodiscard]] Result<Pages> check_range(const VmArea* area, const void* start, const void* end) const;
-    [[nodiscard]] Result<void*> map_new(std::span<Page* const> pages, VmKind kind, VmProtection protection,
-                                        const VmAreaOptions& options);
+    /// Maps the whole of a new area, whose table is filled; after an error, the area is gone.
+    [[nodiscard]] Result<void*> map_whole(VmArea& area, VmProtection protection);
     [[nodiscard]] Result<void*> allocate(std::uint64_t bytes, bool zero,
                                          std::optional<std::span<const std::byte>> sealed,
                                          const VmallocOptions& options);
     [[nodiscard]] Result<std::vector<Page*>> take_blocks(std::uint64_t pages, bool zero, const VmallocOptions& options);
-    void free_blocks(std::span<Page* const> blocks) const;
+    [[nodiscard]] Result<void> write_sealed(std::span<Page* const> blocks, std::span<const std::byte> contents) const;
+    void free_blocks(std::span<Page* const> blocks) const noexcept;
     Result<void> free_at(const void* address, std::initializer_list<VmKind> kinds, std::string_view what);
     /// A block with room for `pages`; it becomes the last one.
     [[nodiscard]] Result<RamBlock*> ram_block(std::uint64_t pages);
-    [[nodiscard]] Result<void> reset(RamBlock& block);
+    [[nodiscard]] Result<void> add_ram_block();
+    Result<void> reset(RamBlock& block);
+    /// Unmaps what has been given back of a block, or of all; blocks that are back whole go.
+    Result<void> unmap_stale(RamBlock& block);
+    Result<void> purge_ram();
 
     std::byte* base_;
     std::uint64_t bytes_;
-    PagePool* pool_;
+    PagePool* pool_ = nullptr;
+    std::uint64_t max_vmas_;
     std::unique_ptr<AreaTable> records_;
     AreaIndex index_;
     ForkGuard fork_guard_;
@@ -264,10 +315,12 @@ private:
 
     mutable std::mutex mutex_;  // protects all below, and the writers of records_ and index_; before the pool's locks
     RangeTree free_;
-    std::deque<VmArea> areas_;  // by number
-    std::vector<Unpurged> unpurged_;
+    std::deque<VmArea> areas_;        // by number
+    std::vector<Unpurged> unpurged_;  // has room for all areas
     std::uint64_t unpurged_pages_ = 0;
     std::vector<std::unique_ptr<RamBlock>> ram_;  // the last one is in use, others wait until their mappings are back
+    std::uint64_t edges_ = 0;                     // of all areas and unpurged ranges
+    SpareMappings spare_;  // so that what was begun can be undone, and what is mapped can be unmapped
     VmStatistics statistics_;
 };
 

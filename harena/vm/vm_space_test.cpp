@@ -61,6 +61,7 @@ TEST_F(VmAreas, that_cannot_be_are_refused) {
     EXPECT_TRUE(refused(space_->get_vm_area(k_space_bytes, VmKind::map), ENOMEM, "no 268439552 free adjoining bytes"));
     EXPECT_TRUE(refused(space_->get_vm_area(~0ULL, VmKind::map), ENOMEM, "in a space of"));
     EXPECT_TRUE(refused(space_->get_vm_area(k_page_size, VmKind::sparse, {.no_guard = true}), EINVAL, "guard"));
+    EXPECT_TRUE(refused(space_->get_vm_area(k_page_size, VmKind::ram), EINVAL, "vm_map_ram"));
     EXPECT_TRUE(space_->get_vm_area(k_space_bytes, VmKind::map, {.no_guard = true}));
     EXPECT_TRUE(refused(VmSpace::create({.bytes = 0}), EINVAL, "0 bytes"));
     EXPECT_TRUE(refused(VmSpace::create({.bytes = ~0ULL}), EINVAL, "bytes"));
@@ -159,6 +160,75 @@ TEST_F(Vmap, is_the_only_address_of_unmapped_pages_and_ends_at_once) {
     ASSERT_TRUE(pool_->free_pages(page, Order{}));
 }
 
+/// A page that was mapped and given back, and has become one without an address: nothing reads it.
+TEST_F(Vmap, pages_that_leave_the_direct_map_have_no_old_address_either) {
+    const auto small = make_pool(1);
+    const auto space = make_space(small.get());
+    // Each way to map a page of the caller's; what is unmapped stays mapped for a while.
+    const auto pages = [&] { return std::array{small->alloc_pages(Order{}).value()}; };
+    const auto expect_nothing_is_left = [&](const void* at, const Page* page) {
+        EXPECT_TRUE(readable(at));
+        ASSERT_TRUE(small->free_pages(const_cast<Page*>(page), Order{}));
+        Page* const hidden = small->unmapped().unmapped_pages_alloc(k_pageblock_order).value();
+        EXPECT_FALSE(readable(at));
+        ASSERT_TRUE(small->free_pages(hidden, k_pageblock_order));
+        ASSERT_TRUE(small->reclaim(small->capacity()));
+    };
+    const auto first = pages();
+    void* const mapped = space->vmap(first).value();
+    ASSERT_TRUE(space->vunmap(mapped));
+    expect_nothing_is_left(mapped, first[0]);
+
+    const auto second = pages();
+    void* const moment = space->vm_map_ram(second).value();
+    ASSERT_TRUE(space->vm_unmap_ram(moment, 1));
+    expect_nothing_is_left(moment, second[0]);
+
+    const auto third = pages();
+    VmArea* const area = space->get_vm_area(k_page_size, VmKind::sparse).value();
+    std::byte* const at = area->begin();
+    ASSERT_TRUE(space->map_pages(area, at, at + k_page_size, third));
+    ASSERT_TRUE(space->free_vm_area(area));
+    expect_nothing_is_left(at, third[0]);
+}
+
+TEST_F(Vmap, a_page_that_keeps_an_old_address_is_not_handed_out_as_one_without) {
+    const auto small = make_pool(1);
+    const auto space = make_space(small.get());
+    Page* const page = small->alloc_pages(Order{}).value();
+    void* const at = space->vmap(std::array{page}).value();
+    ASSERT_TRUE(space->vunmap(at));
+    ASSERT_TRUE(small->free_pages(page, Order{}));
+    os::FailCall failing{os::Call::mmap, ENOMEM, 1, os::FailCall::Repeat::always};  // the pageblock leaves; no more
+    {
+        const os::ScopedFaultInjector injected{failing};
+        EXPECT_TRUE(refused(small->unmapped().unmapped_pages_alloc(Order{}), ENOMEM, "cannot unmap"));
+    }
+    EXPECT_EQ(small->unmapped().statistics().allocated, PageCount{0});
+    EXPECT_TRUE(readable(at));
+    Page* const hidden = small->unmapped().unmapped_pages_alloc(Order{}).value();
+    EXPECT_FALSE(readable(at));
+    ASSERT_TRUE(small->free_pages(hidden, Order{}));
+}
+
+TEST_F(Vmap, a_block_of_moments_that_is_in_use_loses_only_what_was_given_back) {
+    const auto pages = take_pages(3);
+    std::vector<void*> at;
+    for (Page* const page : pages) at.push_back(space_->vm_map_ram(std::array{page}).value());
+    ASSERT_TRUE(space_->vm_unmap_ram(at[1], 1));
+    EXPECT_TRUE(readable(at[1]));
+    ASSERT_TRUE(space_->purge());
+    EXPECT_FALSE(readable(at[1]));
+    EXPECT_EQ(byte_at(at[0]), 1);
+    EXPECT_EQ(byte_at(at[2]), 3);
+    ASSERT_TRUE(space_->vm_unmap_ram(at[0], 1));
+    ASSERT_TRUE(space_->vm_unmap_ram(at[2], 1));
+    ASSERT_TRUE(space_->purge());
+    EXPECT_EQ(space_->statistics().areas, 0U);
+    EXPECT_EQ(space_->statistics().free_bytes, space_->bytes());
+    give_pages(pages);
+}
+
 class Vmalloc : public VmTest {};
 
 TEST_F(Vmalloc, memory_is_there_to_be_written_and_comes_back) {
@@ -255,16 +325,43 @@ TEST_F(Vmalloc, what_is_freed_is_unmapped_later_and_together) {
 }
 
 TEST_F(Vmalloc, what_waits_to_be_unmapped_is_bounded) {
+    const auto large_pool = make_pool(32);
+    const auto space = make_space(large_pool.get());
     for (int i = 0; i < 1000; ++i) {
-        ASSERT_TRUE(space_->vfree(space_->vmalloc(k_page_size).value()));
-        ASSERT_LE(space_->statistics().unpurged, 64U);
+        ASSERT_TRUE(space->vfree(space->vmalloc(k_page_size).value()));
+        ASSERT_LE(space->statistics().unpurged, 64U);
     }
-    const auto large = space_->vmalloc(8 * k_mib).value();
-    ASSERT_TRUE(space_->vfree(large));
     for (int i = 0; i < 10; ++i) {
-        ASSERT_TRUE(space_->vfree(space_->vmalloc(8 * k_mib).value()));
-        ASSERT_LE(space_->statistics().unpurged_bytes, 32 * k_mib + 8 * k_page_size);
+        ASSERT_TRUE(space->vfree(space->vmalloc(8 * k_mib).value()));
+        ASSERT_LE(space->statistics().unpurged_bytes, 32 * k_mib + 8 * k_page_size);
     }
+    EXPECT_GT(space->statistics().purges, 10U);
+}
+
+TEST_F(Vmalloc, pages_that_wait_are_had_before_there_are_none) {
+    const auto small = make_pool(1);
+    const auto space = make_space(small.get());
+    PageAccount account{"vmalloc", PageCount{400}};
+    for (int i = 0; i < 5; ++i) ASSERT_TRUE(space->vfree(space->vmalloc(400 * k_page_size).value()));
+    for (int i = 0; i < 5; ++i)
+        ASSERT_TRUE(space->vfree(space->vmalloc(300 * k_page_size, {.account = &account}).value()));
+    EXPECT_TRUE(refused(space->vmalloc(600 * k_page_size), ENOMEM, "capacity"));
+    ASSERT_TRUE(space->purge());
+    EXPECT_EQ(account.used(), PageCount{0});
+}
+
+TEST_F(Vmalloc, a_page_with_another_reference_stays_with_who_has_it) {
+    auto* const at = static_cast<std::byte*>(space_->vmalloc(k_page_size).value());
+    *at = std::byte{42};
+    Page* page = nullptr;
+    for (std::uint32_t pfn = 0; pfn < pool_->capacity().value() && page == nullptr; ++pfn)
+        if (pool_->block_of(pool_->page(Pfn{pfn})) != nullptr) page = pool_->page(Pfn{pfn});
+    ASSERT_TRUE(pool_->get_page(page));
+    ASSERT_TRUE(space_->vfree(at));
+    ASSERT_TRUE(space_->purge());
+    EXPECT_EQ(*pool_->page_address(page), std::byte{42});
+    ASSERT_TRUE(pool_->put_page(page));
+    EXPECT_EQ(pool_->statistics().allocated, PageCount{0});
 }
 
 TEST_F(Vmalloc, addresses_that_wait_are_had_before_there_are_none) {
@@ -369,11 +466,14 @@ TEST_F(VmTest, vmallocinfo_has_a_line_for_each_kind) {
         return fmt::format("{:#018x}-{:#018x} {:>8} {}\n", begin, begin + area_pages * k_page_size,
                            area_pages * k_page_size, rest);
     };
-    EXPECT_EQ(space_->vmallocinfo(),
-              line(4, site + " pages=3 vmalloc N0=3") + line(601, site + " [big] pages=600 vmalloc vpages N0=600") +
-                  line(4, site + " pages=3 vmap user N0=3") + line(2, "unpurged vm_area") +
-                  line(3, site + " pages=2 phys=0x0000000000001000 ioremap") +
-                  line(17, site + " [table] pages=2 sparse N0=2") + line(2, site + " vmap exec"));
+    std::string expected = line(4, site + " pages=3 vmalloc N0=3");
+    expected += line(601, site + " [big] pages=600 vmalloc vpages N0=600");
+    expected += line(4, site + " pages=3 vmap user N0=3");
+    expected += line(2, "unpurged vm_area");
+    expected += line(3, site + " pages=2 phys=0x0000000000001000 ioremap");
+    expected += line(17, site + " [table] pages=2 sparse N0=2");
+    expected += line(2, site + " vmap exec");
+    EXPECT_EQ(space_->vmallocinfo(), expected);
     space_.reset();
     give_pages(pages);
     ::close(file);
@@ -388,6 +488,9 @@ TEST_F(VmTest, a_child_after_fork_has_a_reservation_and_no_space) {
             refused(space_->vfree(at), EOWNERDEAD, "") && refused(space_->purge(), EOWNERDEAD, "") &&
             refused(space_->get_vm_area(1, VmKind::map), EOWNERDEAD, "") &&
             refused(space_->vm_unmap_ram(at, 1), EOWNERDEAD, "") &&
+            refused(space_->map_pages(nullptr, at, at, {}), EOWNERDEAD, "") &&
+            refused(space_->unmap_pages(nullptr, at, at), EOWNERDEAD, "") && !space_->find_vm_area(at) &&
+            space_->areas().empty() && space_->vmallocinfo().empty() && space_->statistics().areas == 0 &&
             ::mmap(at, k_page_size, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) == MAP_FAILED;
         ::_exit(right ? 0 : 1);
     }
