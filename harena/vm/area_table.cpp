@@ -17,8 +17,9 @@ namespace harena {
 namespace {
 
 // Entry 0 is the header's.
-constexpr std::uint64_t k_bytes =
-    (std::uint64_t{AreaTable::k_capacity} + 1) * sizeof(AreaTable::Entry) / k_page_size * k_page_size + k_page_size;
+constexpr std::uint64_t bytes_for(std::uint32_t capacity) noexcept {
+    return align_up((std::uint64_t{capacity} + 1) * sizeof(AreaTable::Entry), k_page_size);
+}
 
 template <std::size_t Size>
 void copy_text(std::array<char, Size>& to, std::string_view text) noexcept {
@@ -34,22 +35,30 @@ std::string_view text_of(const std::array<char, Size>& text) noexcept {
 
 }  // namespace
 
-Result<std::unique_ptr<AreaTable>> AreaTable::create(const std::byte* base, std::uint64_t bytes) {
+Result<std::unique_ptr<AreaTable>> AreaTable::create(const std::byte* base, std::uint64_t bytes,
+                                                     std::uint32_t capacity) {
+    if (capacity == 0 || capacity > k_capacity)
+        return fail(EINVAL, "a table of {} areas: it takes 1 to {}", capacity, k_capacity);
+    const std::uint64_t file_bytes = bytes_for(capacity);
     const auto limit = os::getrlimit(RLIMIT_FSIZE);
-    if (limit && *limit < k_bytes)
+    if (limit && *limit < file_bytes)
         return fail(EFBIG,
                     "the file of a space's areas needs {} bytes and the limit RLIMIT_FSIZE is {}; raise it (ulimit -f)",
-                    k_bytes, *limit);
+                    file_bytes, *limit);
     auto file = os::memfd_create(k_file_name);
     if (!file) return os::fail_with(file.error(), "cannot create the file of a space's areas");
-    if (const auto sized = os::ftruncate(file->get(), k_bytes); !sized)
+    if (const auto sized = os::ftruncate(file->get(), file_bytes); !sized)
         return os::fail_with(sized.error(), "cannot size the file of a space's areas");
     if (const auto sealed = os::add_seals(file->get(), F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL); !sealed)
         return os::fail_with(sealed.error(), "cannot seal the file of a space's areas");
-    const auto mapped = os::mmap(nullptr, k_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, file->get(), 0);
+    // Unlocked before it can be written to: under mlockall(MCL_FUTURE), all of it would be filled.
+    const auto mapped = os::mmap(nullptr, file_bytes, PROT_NONE, MAP_SHARED | MAP_NORESERVE, file->get(), 0);
     if (!mapped) return os::fail_with(mapped.error(), "cannot map the file of a space's areas");
-    std::unique_ptr<AreaTable> table{new AreaTable{*std::move(file), *mapped}};
-    HARENA_TRY(NotInherited not_inherited, NotInherited::of(*mapped, k_bytes));
+    std::unique_ptr<AreaTable> table{new AreaTable{*std::move(file), *mapped, file_bytes, capacity}};
+    (void)os::munlock(*mapped, file_bytes);
+    if (const auto opened = os::mprotect(*mapped, file_bytes, PROT_READ | PROT_WRITE); !opened)
+        return os::fail_with(opened.error(), "cannot make the file of a space's areas writable");
+    HARENA_TRY(NotInherited not_inherited, NotInherited::of(*mapped, file_bytes));
     table->not_inherited_.emplace(std::move(not_inherited));
     table->header_->base = reinterpret_cast<std::uint64_t>(base);
     table->header_->bytes = bytes;
@@ -57,12 +66,16 @@ Result<std::unique_ptr<AreaTable>> AreaTable::create(const std::byte* base, std:
     return table;
 }
 
-AreaTable::AreaTable(os::FileDescriptor file, void* memory) noexcept
-    : file_{std::move(file)}, header_{static_cast<Header*>(memory)}, entries_{static_cast<Entry*>(memory)} {}
+AreaTable::AreaTable(os::FileDescriptor file, void* memory, std::uint64_t bytes, std::uint32_t capacity) noexcept
+    : file_{std::move(file)},
+      header_{static_cast<Header*>(memory)},
+      entries_{static_cast<Entry*>(memory)},
+      bytes_{bytes},
+      capacity_{capacity} {}
 
 AreaTable::~AreaTable() {
     not_inherited_.reset();
-    (void)os::munmap(header_, k_bytes);
+    (void)os::munmap(header_, bytes_);
 }
 
 Result<std::uint32_t> AreaTable::take() {
@@ -72,7 +85,7 @@ Result<std::uint32_t> AreaTable::take() {
         return number;
     }
     const std::uint32_t number = end();
-    if (number > k_capacity) return fail(ENOMEM, "a space has {} areas at most", k_capacity);
+    if (number > capacity_) return fail(ENOMEM, "a space has {} areas at most, of which this one has all", capacity_);
     unused_.reserve(number);  // so that `give` needs no memory
     header_->used.store(number, std::memory_order_release);
     return number;
@@ -95,6 +108,7 @@ VmAreaInfo AreaTable::info_of(const AreaRecord& record, const AreaOrigin& origin
     return {.begin = reinterpret_cast<std::byte*>(record.begin),
             .bytes = record.bytes,
             .guard_bytes = record.guard_bytes,
+            .guard_below = record.guard_below,
             .kind = record.kind,
             .unpurged = record.state == AreaState::unpurged,
             .user = record.user != 0,

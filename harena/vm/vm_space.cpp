@@ -3,7 +3,6 @@
 #include "harena/vm/vm_space.hpp"
 
 #include <sys/mman.h>
-#include <sys/resource.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -11,6 +10,7 @@
 #include <utility>
 
 #include "harena/base/os/memory.hpp"
+#include "harena/vm/reservation.hpp"
 #include "harena/vm/vmallocinfo.hpp"
 
 namespace harena {
@@ -30,14 +30,9 @@ Result<std::unique_ptr<VmSpace>> VmSpace::create(const VmSpaceOptions& options) 
         return fail(EINVAL, "a space of {} bytes: it takes 1 to {}", options.bytes, k_max_bytes);
     const std::uint64_t bytes = align_up(options.bytes, k_huge_page_size);
     const auto reserved = os::mmap(nullptr, bytes, PROT_NONE, k_reservation, -1, 0);
-    if (!reserved) {
-        const auto limit = os::getrlimit(RLIMIT_AS);
-        const bool limited = limit && *limit != RLIM_INFINITY;
-        return os::fail_with(reserved.error(), fmt::format("cannot reserve {} bytes of addresses{}", bytes,
-                                                           limited ? fmt::format(" (RLIMIT_AS is {})", *limit) : ""));
-    }
+    if (!reserved) return reservation::fail_to_reserve(reserved.error(), bytes, "anywhere");
     auto* const base = static_cast<std::byte*>(*reserved);
-    auto table = AreaTable::create(base, bytes);
+    auto table = AreaTable::create(base, bytes, options.max_areas);
     auto not_inherited = NotInherited::of(base, bytes);
     if (!table || !not_inherited) {
         (void)os::munmap(base, bytes);
@@ -134,7 +129,7 @@ Result<VmPage> VmSpace::take_range(std::uint64_t pages) {
 }
 
 std::optional<AreaRecord> VmSpace::find_vm_area(const void* address) const noexcept {
-    if (!contains(address)) return std::nullopt;
+    if (!contains(address)) return find_window(address);
     const AreaIndex::Number number = index_.find(page_of(address));
     if (number == AreaIndex::k_none) return std::nullopt;
     // A record that is being written is of an area that comes or goes: it is changed only while nobody finds it.
@@ -271,6 +266,7 @@ Result<void> VmSpace::map_nothing(VmPage first, std::uint64_t pages) const {
 std::vector<VmAreaInfo> VmSpace::areas() const {
     std::vector<VmAreaInfo> all;
     const std::lock_guard lock{mutex_};
+    count_window_pages();
     for (std::uint32_t number = 1; number < records_->end(); ++number) {
         const AreaTable::Entry& entry = (*records_)[number];
         const auto record = entry.record.try_load();
@@ -284,6 +280,7 @@ std::vector<VmAreaInfo> VmSpace::areas() const {
 std::string VmSpace::vmallocinfo() const {
     std::vector<std::pair<VmAreaInfo, std::vector<std::uint64_t>>> all;
     const std::lock_guard lock{mutex_};
+    count_window_pages();
     for (std::uint32_t number = 1; number < records_->end(); ++number) {
         const AreaTable::Entry& entry = (*records_)[number];
         const auto record = entry.record.try_load();
