@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <source_location>
 #include <string>
 
 #include "harena/base/page_math.hpp"
@@ -23,6 +24,8 @@ struct ArenaOptions {
     bool segv_on_fault = false;
     /// Pointers that a program stores keep 32 bits (kernel: BPF_F_NO_USER_CONV).
     bool no_user_conv = false;
+    /// Who asks, for `vmallocinfo`.
+    std::source_location where = std::source_location::current();
 };
 
 struct AllocOptions {

@@ -10,6 +10,7 @@
 #include "harena/arena/process_arena.hpp"
 #include "harena/arena/test_support.hpp"
 #include "harena/base/os/memory.hpp"
+#include "harena/vm/vm_space.hpp"
 
 namespace harena {
 namespace {
@@ -112,6 +113,7 @@ TEST(ArenaCreation, an_address_that_no_window_can_have_is_ENOMEM_and_never_anoth
 }
 
 TEST(ArenaCreation, gives_memory_address_space_and_descriptors_back) {
+    ASSERT_TRUE(VmSpace::process());  // stays
     const std::size_t descriptors = test::open_descriptors();
     for (int turn = 0; turn < 3; ++turn) {
         const auto arena = make_arena(options_of(100, k_free_address));
@@ -123,6 +125,34 @@ TEST(ArenaCreation, gives_memory_address_space_and_descriptors_back) {
     EXPECT_EQ(test::open_descriptors(), descriptors);
     EXPECT_EQ(test::count_mappings("harena:made"), 0U);
     EXPECT_FALSE(os::find_mapping(k_free_address - Window::k_guard_below, Window::k_span_bytes));
+}
+
+TEST(ArenaCreation, makes_an_area_of_the_process_that_says_how_many_pages_it_has) {
+    VmSpace* const space = VmSpace::process().value();
+    const auto only_area = [&] {
+        const auto areas = space->areas();
+        EXPECT_EQ(areas.size(), 1U);
+        return areas.empty() ? VmAreaInfo{} : areas.front();
+    };
+    auto arena = make_arena({.name = "listed", .pages = PageCount{16}});
+    ASSERT_NE(arena, nullptr);
+    const VmAreaInfo area = only_area();
+    EXPECT_EQ(area.begin, arena->window());
+    EXPECT_EQ(area.bytes, Window::k_bytes);
+    EXPECT_EQ(area.guard_below, Window::k_guard_below);
+    EXPECT_EQ(area.guard_bytes, Window::k_guard_above);
+    EXPECT_EQ(area.kind, VmKind::backed);
+    EXPECT_TRUE(area.user);
+    EXPECT_EQ(area.name, "listed");
+    EXPECT_NE(area.where.find("arena_creation_test.cpp:"), std::string::npos) << area.where;
+    EXPECT_EQ(area.pages, 0U);
+    ASSERT_TRUE(arena->alloc_pages(PageCount{3}));
+    test::byte_at(test::page_at(*arena, 9)) = 1;
+    ASSERT_TRUE(arena->reserve_pages(test::page_at(*arena, 12), PageCount{2}));
+    EXPECT_EQ(only_area().pages, 4U);
+    EXPECT_TRUE(space->find_vm_area(arena->data()));
+    arena.reset();
+    EXPECT_TRUE(space->areas().empty());
 }
 
 TEST(ArenaCreation, any_name_will_do) {

@@ -12,6 +12,7 @@
 #include "harena/arena/chained_signals.hpp"
 #include "harena/base/fork.hpp"
 #include "harena/base/immortal.hpp"
+#include "harena/base/not_inherited.hpp"
 #include "harena/base/os/process.hpp"
 #include "harena/base/os/signal.hpp"
 #include "harena/exec/exception_table.hpp"
@@ -87,14 +88,9 @@ void after_fork_in_parent() noexcept {
     fork_gate.unlock();
 }
 
-// The child has no arena: nothing was inherited. Their address ranges are reserved again, so that a stray pointer traps
-// instead of meeting what the child's mmap would put there.
+// The child has no arena: nothing was inherited, and their windows are reserved again (VmWindow).
 void after_fork_in_child() noexcept {
-    regions.for_each([](const Region& region) {
-        region.presence->abandon_in_child();
-        (void)os::mmap(reinterpret_cast<void*>(region.span_begin), region.span_bytes, PROT_NONE,
-                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
-    });
+    regions.for_each([](const Region& region) { region.presence->abandon_in_child(); });
     ExceptionTable::instance().unlock();
     regions.unlock();
     fork_gate.unlock();
@@ -123,9 +119,11 @@ Result<void> install() {
     static bool signals_handled = false;
     const std::lock_guard lock{mutex};
     // Each once, also if the other failed: handlers of fork that run twice would lock twice.
-    if (!fork_handled)
+    if (!fork_handled) {
+        HARENA_CHECK_OK(NotInherited::prepare());  // an arena is made with the gate held
         HARENA_CHECK_OK(
             at_fork({.prepare = &before_fork, .parent = &after_fork_in_parent, .child = &after_fork_in_child}));
+    }
     fork_handled = true;
     if (!signals_handled) HARENA_CHECK_OK(chained_signals::install(&on_signal));
     signals_handled = true;

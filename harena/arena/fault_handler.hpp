@@ -15,9 +15,7 @@ namespace harena::fault_handler {
 
 /// An arena as the signal handler finds it.
 struct Region {
-    std::uint64_t span_begin;  ///< the window with its guards
-    std::uint64_t span_bytes;
-    std::uint64_t begin;  ///< the arena in it
+    std::uint64_t begin;
     std::uint64_t bytes;
     /// Followed only for a fault inside the arena: one that is being destroyed by another thread is in no fault's way.
     Presence* presence;

@@ -101,6 +101,15 @@ Presence::~Presence() {
     if (state_memory_ != nullptr) (void)os::munmap(state_memory_, state_bytes(pages()));
 }
 
+std::uint64_t Presence::present_pages() const noexcept {
+    std::uint64_t present = 0;
+    for (PageIndex page{0}; page < PageIndex{} + pages(); page = page + PageCount{1}) {
+        const PageState state = states_.load(page);
+        present += state == PageState::used || state == PageState::recycled ? 1 : 0;
+    }
+    return present;
+}
+
 void Presence::abandon_in_child() noexcept {
     // The numbers are this process's copies of the parent's descriptors; with them the child could still reach the
     // parent's pages. The mappings were not inherited.

@@ -11,6 +11,7 @@
 #include "harena/base/os/memory.hpp"
 #include "harena/base/page_math.hpp"
 #include "harena/base/result.hpp"
+#include "harena/vm/vm_window.hpp"
 
 namespace harena {
 
@@ -25,7 +26,7 @@ enum class FaultAnswer : std::uint8_t {
 /// reported by userfaultfd, one state byte a page.
 ///
 /// Everything is lock-free and async-signal-safe except `create`. Thread-safe.
-class Presence {
+class Presence final : public VmPageCounter {
 public:
     struct Options {
         std::byte* address;  ///< where in the window the first page goes; the place is reserved by the caller
@@ -38,7 +39,7 @@ public:
     [[nodiscard]] static Result<std::unique_ptr<Presence>> create(const Options& options);
     Presence(const Presence&) = delete;
     Presence& operator=(const Presence&) = delete;
-    ~Presence();
+    ~Presence() override;
 
     [[nodiscard]] std::byte* address() const noexcept { return address_; }
     [[nodiscard]] PageCount pages() const noexcept { return states_.count(); }
@@ -71,6 +72,9 @@ public:
 
     /// Whether a failed touch may have left a free page out of `drain_touched`'s reader's hints, since the last call.
     [[nodiscard]] bool take_hints_stale() noexcept { return hints_stale_.exchange(false, std::memory_order_acq_rel); }
+
+    /// Pages with memory behind them, by their states: a look at each.
+    [[nodiscard]] std::uint64_t present_pages() const noexcept override;
 
     [[nodiscard]] std::uint64_t host_faults() const noexcept { return host_faults_.load(std::memory_order_relaxed); }
 

@@ -44,7 +44,8 @@ Result<std::shared_ptr<ProcessArena>> ProcessArena::create(const ArenaOptions& o
     HARENA_CHECK_OK(nofault::register_text());
     HARENA_CHECK_OK(fault_handler::install());
     const std::uint64_t start = options.user_vm_start.value();
-    auto window = Window::reserve(start == 0 ? std::nullopt : std::optional{align_down(start, Window::k_bytes)});
+    auto window = Window::reserve(start == 0 ? std::nullopt : std::optional{align_down(start, Window::k_bytes)},
+                                  options.name, options.where);
     if (!window) return pass_on(window.error().in(fmt::format("arena '{}'", options.name)));
     const std::uint64_t offset = start == 0 ? chosen_offset(options.pages) : start % Window::k_bytes;
 
@@ -56,14 +57,10 @@ Result<std::shared_ptr<ProcessArena>> ProcessArena::create(const ArenaOptions& o
     if (!presence) return pass_on(presence.error().in(fmt::format("arena '{}'", options.name)));
     arena->presence_ = std::move(*presence);
     arena->set_data(arena->presence_->address());
-    if (const auto advised = os::madvise(arena->window_.span_begin(), Window::k_span_bytes, MADV_DONTFORK); !advised)
-        return os::fail_with(advised.error(), "cannot keep the arena's window from being inherited over fork");
-    HARENA_TRY(arena->region_,
-               fault_handler::add({.span_begin = reinterpret_cast<std::uint64_t>(arena->window_.span_begin()),
-                                   .span_bytes = Window::k_span_bytes,
-                                   .begin = arena->user_vm_start().value(),
-                                   .bytes = arena->size(),
-                                   .presence = arena->presence_.get()}));
+    HARENA_TRY(arena->region_, fault_handler::add({.begin = arena->user_vm_start().value(),
+                                                   .bytes = arena->size(),
+                                                   .presence = arena->presence_.get()}));
+    arena->window_.count_pages_with(arena->presence_.get());
     return arena;
 } catch (const std::bad_alloc&) {
     return fail(ENOMEM, "no memory to keep account of an arena of {} pages", options.pages.value());
@@ -74,6 +71,7 @@ ProcessArena::~ProcessArena() {
     // A child of a fork between here and the end would keep the descriptors: nobody closes them for it any more.
     const auto no_fork = fault_handler::block_forks();
     fault_handler::remove(*region_);
+    window_.count_pages_with(nullptr);
     presence_.reset();
     const Window gone = std::move(window_);
 }

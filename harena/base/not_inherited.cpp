@@ -35,10 +35,14 @@ void after_fork_in_child() noexcept {
 
 }  // namespace
 
-Result<NotInherited> NotInherited::of(void* address, std::size_t bytes) {
+Result<void> NotInherited::prepare() {
     static const Result<void> fork_rules =
         at_fork({.prepare = &before_fork, .parent = &after_fork_in_parent, .child = &after_fork_in_child});
-    if (!fork_rules) return pass_on(fork_rules.error());
+    return fork_rules;
+}
+
+Result<NotInherited> NotInherited::of(void* address, std::size_t bytes) {
+    HARENA_CHECK_OK(prepare());
     HARENA_TRY(void* const handle,
                ranges.value.add({.begin = reinterpret_cast<std::uint64_t>(address), .bytes = bytes}));
     NotInherited guard{handle, address, bytes};

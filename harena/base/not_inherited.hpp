@@ -17,6 +17,10 @@ public:
     /// over a reservation that is registered already. Thread-safe. Errors: ENOMEM, EINVAL (cannot be kept from
     /// children).
     [[nodiscard]] static Result<NotInherited> of(void* address, std::size_t bytes);
+    /// Registers what this class does at fork, if that has not happened. Who holds a lock of its own while it calls
+    /// `of`, and takes that lock at fork, too, calls this before it registers that: handlers that prepare a fork run in
+    /// the reverse order, so that it has its lock before this class takes its own. Thread-safe. Errors: ENOMEM.
+    static Result<void> prepare();
 
     /// To be called when something else has been mapped into the range. Children have the reservation in its place
     /// without that, too, but the mapping would be copied first. Errors: as those of `of`.

@@ -40,6 +40,9 @@ public:
         return record;
     }
 
+    /// Odd while it is being changed, and another one after each change.
+    [[nodiscard]] std::uint64_t version() const noexcept { return version_.load(std::memory_order_acquire); }
+
 private:
     static constexpr std::size_t k_words = sizeof(Record) / 8;
 

@@ -125,7 +125,7 @@ private:
         for (std::size_t i = 0; i < words.size(); ++i) words[i] = slot.words[i].load(std::memory_order_acquire);
         if (slot.version.load(std::memory_order_relaxed) != before) return std::nullopt;
         Record record;
-        std::memcpy(&record, words.data(), sizeof record);
+        std::memcpy(static_cast<void*>(&record), words.data(), sizeof record);
         return record;
     }
 

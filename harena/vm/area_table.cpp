@@ -18,8 +18,9 @@ namespace harena {
 namespace {
 
 // Entry 0 is the header's.
-constexpr std::uint64_t k_bytes =
-    (std::uint64_t{AreaTable::k_capacity} + 1) * sizeof(AreaTable::Entry) / k_page_size * k_page_size + k_page_size;
+constexpr std::uint64_t bytes_for(std::uint32_t capacity) noexcept {
+    return align_up((std::uint64_t{capacity} + 1) * sizeof(AreaTable::Entry), k_page_size);
+}
 
 template <std::size_t Size>
 void copy_text(std::array<char, Size>& to, std::string_view text) noexcept {
@@ -38,22 +39,30 @@ std::string text_of(const std::array<char, Size>& text) {
 
 }  // namespace
 
-Result<std::unique_ptr<AreaTable>> AreaTable::create(const std::byte* base, std::uint64_t bytes) {
-    HARENA_CHECK_OK(check_file_size(k_bytes, "the file of a space's areas"));
+Result<std::unique_ptr<AreaTable>> AreaTable::create(const std::byte* base, std::uint64_t bytes,
+                                                     std::uint32_t capacity) {
+    if (capacity == 0 || capacity > k_capacity)
+        return fail(EINVAL, "a table of {} areas: it takes 1 to {}", capacity, k_capacity);
+    const std::uint64_t file_bytes = bytes_for(capacity);
+    HARENA_CHECK_OK(check_file_size(file_bytes, "the file of a space's areas"));
     auto file = os::memfd_create(k_file_name);
     if (!file) return os::fail_with(file.error(), "cannot create the file of a space's areas");
-    if (const auto sized = os::ftruncate(file->get(), k_bytes); !sized)
+    if (const auto sized = os::ftruncate(file->get(), file_bytes); !sized)
         return os::fail_with(sized.error(), "cannot size the file of a space's areas");
     if (const auto sealed = os::add_seals(file->get(), F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL); !sealed)
         return os::fail_with(sealed.error(), "cannot seal the file of a space's areas");
-    const auto mapped = os::mmap(nullptr, k_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, file->get(), 0);
+    // Unlocked before it can be written to: under mlockall(MCL_FUTURE), all of it would be filled.
+    const auto mapped = os::mmap(nullptr, file_bytes, PROT_NONE, MAP_SHARED | MAP_NORESERVE, file->get(), 0);
     if (!mapped) return map_error(mapped.error(), "cannot map the file of a space's areas");
-    std::unique_ptr<AreaTable> table{new (std::nothrow) AreaTable{*std::move(file), *mapped}};
+    std::unique_ptr<AreaTable> table{new (std::nothrow) AreaTable{*std::move(file), *mapped, file_bytes, capacity}};
     if (!table) {
-        (void)os::munmap(*mapped, k_bytes);
+        (void)os::munmap(*mapped, file_bytes);
         return fail(ENOMEM, "no memory for the table of a space's areas");
     }
-    HARENA_TRY(NotInherited not_inherited, NotInherited::of(*mapped, k_bytes));
+    (void)os::munlock(*mapped, file_bytes);
+    if (const auto opened = os::mprotect(*mapped, file_bytes, PROT_READ | PROT_WRITE); !opened)
+        return os::fail_with(opened.error(), "cannot make the file of a space's areas writable");
+    HARENA_TRY(NotInherited not_inherited, NotInherited::of(*mapped, file_bytes));
     table->not_inherited_.emplace(std::move(not_inherited));
     table->header_->base = reinterpret_cast<std::uint64_t>(base);
     table->header_->bytes = bytes;
@@ -61,12 +70,16 @@ Result<std::unique_ptr<AreaTable>> AreaTable::create(const std::byte* base, std:
     return table;
 }
 
-AreaTable::AreaTable(os::FileDescriptor file, void* memory) noexcept
-    : file_{std::move(file)}, header_{static_cast<Header*>(memory)}, entries_{static_cast<Entry*>(memory)} {}
+AreaTable::AreaTable(os::FileDescriptor file, void* memory, std::uint64_t bytes, std::uint32_t capacity) noexcept
+    : file_{std::move(file)},
+      header_{static_cast<Header*>(memory)},
+      entries_{static_cast<Entry*>(memory)},
+      bytes_{bytes},
+      capacity_{capacity} {}
 
 AreaTable::~AreaTable() {
     not_inherited_.reset();
-    (void)os::munmap(header_, k_bytes);
+    (void)os::munmap(header_, bytes_);
 }
 
 Result<std::uint32_t> AreaTable::take() {
@@ -76,7 +89,7 @@ Result<std::uint32_t> AreaTable::take() {
         return number;
     }
     const std::uint32_t number = end();
-    if (number > k_capacity) return fail(ENOMEM, "a space has {} areas at most", k_capacity);
+    if (number > capacity_) return fail(ENOMEM, "a space has {} areas at most, of which this one has all", capacity_);
     try {
         // So that `give` needs no memory.
         if (unused_.capacity() < number) unused_.reserve(2 * std::size_t{number});
@@ -104,6 +117,7 @@ VmAreaInfo AreaTable::info_of(const AreaRecord& record, const AreaOrigin& origin
     return {.begin = reinterpret_cast<std::byte*>(record.begin),
             .bytes = record.bytes,
             .guard_bytes = record.guard_bytes,
+            .guard_below = record.guard_below,
             .kind = record.kind,
             .unpurged = record.state == AreaState::unpurged,
             .user = record.user != 0,

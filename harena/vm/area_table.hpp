@@ -12,6 +12,7 @@
 
 #include "harena/base/not_inherited.hpp"
 #include "harena/base/os/sys_result.hpp"
+#include "harena/base/page_math.hpp"
 #include "harena/base/result.hpp"
 #include "harena/base/seq_locked.hpp"
 #include "harena/vm/vm_area.hpp"
@@ -24,7 +25,8 @@ enum class AreaState : std::uint32_t { none, live, unpurged };
 struct AreaRecord {
     std::uint64_t begin = 0;
     std::uint64_t bytes = 0;
-    std::uint64_t guard_bytes = 0;
+    std::uint64_t guard_bytes = 0;  // after them
+    std::uint64_t guard_below = 0;  // before them: windows
     std::uint64_t file_offset = 0;
     AreaState state = AreaState::none;
     VmKind kind = VmKind::alloc;
@@ -32,7 +34,7 @@ struct AreaRecord {
     std::uint8_t exec = 0;
     std::uint8_t unused = 0;
 };
-static_assert(sizeof(AreaRecord) == 40);
+static_assert(sizeof(AreaRecord) == 48);
 
 /// What is read of it for people. Text is cut to fit, and ends with a zero byte.
 struct AreaOrigin {
@@ -64,8 +66,15 @@ public:
         std::atomic<std::uint32_t> used;  // entries from 1 to this have been used
     };
 
-    /// Of a space of `bytes` bytes at `base`. Errors: EFBIG (RLIMIT_FSIZE), ENOMEM, EMFILE.
-    [[nodiscard]] static Result<std::unique_ptr<AreaTable>> create(const std::byte* base, std::uint64_t bytes);
+    /// Of a space of `bytes` bytes at `base`, for 1 to `k_capacity` areas. Errors: EINVAL (capacity), EFBIG
+    /// (RLIMIT_FSIZE), ENOMEM, EMFILE.
+    [[nodiscard]] static Result<std::unique_ptr<AreaTable>> create(const std::byte* base, std::uint64_t bytes,
+                                                                   std::uint32_t capacity = k_capacity);
+    /// How many areas a file of so many bytes has room for; entry 0 is the header's.
+    static constexpr std::uint64_t capacity_of(std::uint64_t file_bytes) noexcept {
+        const std::uint64_t entries = file_bytes / k_page_size * k_page_size / sizeof(Entry);
+        return entries == 0 ? 0 : entries - 1;
+    }
     AreaTable(const AreaTable&) = delete;
     AreaTable& operator=(const AreaTable&) = delete;
     ~AreaTable();
@@ -84,11 +93,13 @@ public:
     [[nodiscard]] static VmAreaInfo info_of(const AreaRecord& record, const AreaOrigin& origin, std::uint64_t pages);
 
 private:
-    AreaTable(os::FileDescriptor file, void* memory) noexcept;
+    AreaTable(os::FileDescriptor file, void* memory, std::uint64_t bytes, std::uint32_t capacity) noexcept;
 
     os::FileDescriptor file_;
     Header* header_;
     Entry* entries_;
+    std::uint64_t bytes_;  // of the file
+    std::uint32_t capacity_;
     std::optional<NotInherited> not_inherited_;
     std::vector<std::uint32_t> unused_;
 };

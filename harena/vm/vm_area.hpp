@@ -24,9 +24,10 @@ enum class VmProtection : std::uint8_t { read, read_write };
 /// What is known of an area at some moment.
 struct VmAreaInfo {
     std::byte* begin = nullptr;
-    /// Bytes that can be mapped, and bytes of guard after them (0: none).
+    /// Bytes that can be mapped, and bytes of guard after and before them (0: none).
     std::uint64_t bytes = 0;
     std::uint64_t guard_bytes = 0;
+    std::uint64_t guard_below = 0;
     VmKind kind = VmKind::alloc;
     /// Free, but its addresses are not yet: something is still mapped there.
     bool unpurged = false;

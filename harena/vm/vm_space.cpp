@@ -12,6 +12,7 @@
 #include "harena/base/map_error.hpp"
 #include "harena/base/os/memory.hpp"
 #include "harena/page/unmapped_cache.hpp"
+#include "harena/vm/reservation.hpp"
 #include "harena/vm/vmallocinfo.hpp"
 
 namespace harena {
@@ -31,8 +32,7 @@ Result<std::unique_ptr<VmSpace>> VmSpace::create(const VmSpaceOptions& options) 
         return fail(EINVAL, "a space of {} bytes: it takes 1 to {}", options.bytes, k_max_bytes);
     const std::uint64_t bytes = align_up(options.bytes, k_huge_page_size);
     const auto reserved = os::mmap(nullptr, bytes, PROT_NONE, k_reservation, -1, 0);
-    if (!reserved)
-        return map_error(reserved.error(), fmt::format("cannot reserve {} bytes of addresses for a space", bytes));
+    if (!reserved) return reservation::fail_to_reserve(reserved.error(), bytes, "anywhere");
     auto* const base = static_cast<std::byte*>(*reserved);
     std::unique_ptr<VmSpace> space;
     try {
@@ -42,7 +42,7 @@ Result<std::unique_ptr<VmSpace>> VmSpace::create(const VmSpaceOptions& options) 
         return fail(ENOMEM, "no memory for the description of a space of {} bytes", bytes);
     }
     HARENA_CHECK_OK(space->spare_.make());
-    HARENA_TRY(space->records_, AreaTable::create(base, bytes));
+    HARENA_TRY(space->records_, AreaTable::create(base, bytes, options.max_areas));
     HARENA_TRY(NotInherited not_inherited, NotInherited::of(base, bytes));
     space->not_inherited_.emplace(std::move(not_inherited));
     // What is mapped here changes all the time. A child has the reservation over it in any case; advice for each
@@ -151,7 +151,8 @@ Result<VmPage> VmSpace::take_range(std::uint64_t pages) {
 }
 
 std::optional<AreaRecord> VmSpace::find_vm_area(const void* address) const noexcept {
-    if (!contains(address) || fork_guard_.owner_dead()) return std::nullopt;
+    if (!contains(address)) return find_window(address);
+    if (fork_guard_.owner_dead()) return std::nullopt;
     const AreaIndex::Number number = index_.find(page_of(address));
     if (number == AreaIndex::k_none) return std::nullopt;
     // A record that is being written is of an area that comes or goes: it is changed only while nobody finds it.
@@ -344,6 +345,7 @@ std::vector<VmAreaInfo> VmSpace::areas() const {
     std::vector<VmAreaInfo> all;
     if (fork_guard_.owner_dead()) return all;
     const std::lock_guard lock{mutex_};
+    count_window_pages();
     for (std::uint32_t number = 1; number < records_->end(); ++number)
         if (auto info = info_of(number)) all.push_back(*std::move(info));
     std::ranges::sort(all, {}, &VmAreaInfo::begin);
@@ -355,6 +357,7 @@ std::string VmSpace::vmallocinfo() const {
     std::vector<std::pair<VmAreaInfo, std::vector<std::uint64_t>>> all;
     {
         const std::lock_guard lock{mutex_};
+        count_window_pages();
         for (std::uint32_t number = 1; number < records_->end(); ++number) {
             auto info = info_of(number);
             if (!info) continue;

@@ -19,6 +19,7 @@
 #include "harena/base/fork.hpp"
 #include "harena/base/not_inherited.hpp"
 #include "harena/base/result.hpp"
+#include "harena/base/signal_safe_registry.hpp"
 #include "harena/page/alias_holder.hpp"
 #include "harena/page/page_pool.hpp"
 #include "harena/vm/area_index.hpp"
@@ -26,6 +27,7 @@
 #include "harena/vm/range_tree.hpp"
 #include "harena/vm/spare_mappings.hpp"
 #include "harena/vm/vm_area.hpp"
+#include "harena/vm/vm_window.hpp"
 
 namespace harena {
 
@@ -37,6 +39,8 @@ struct VmSpaceOptions {
     /// How many mappings it may consist of: a process has 65,530 unless vm.max_map_count says otherwise, and the host
     /// needs some.
     std::uint64_t max_vmas = 32'768;
+    /// How many areas there can be at most. Of its table, only what was used takes memory.
+    std::uint32_t max_areas = AreaTable::k_capacity;
 };
 
 /// What an area is for, and who asks. Text must outlive the call only.
@@ -98,6 +102,7 @@ private:
         has_unmapped_ = stale_ = false;
         blocks_.clear();
         table_ = {};
+        counter_ = nullptr;
     }
 
     std::byte* begin_ = nullptr;
@@ -116,6 +121,8 @@ private:
     /// Page frame number + 1 of each page that is mapped, 0 where none is; made with the area, so that mapping needs no
     /// memory. Empty for areas that have no pages of the pool.
     std::vector<std::uint32_t> table_;
+    /// Of a window that says how many pages it has.
+    const VmPageCounter* counter_ = nullptr;
 };
 
 /// A reserved range of addresses, and areas in it: the lowest first, each with a guard page after it, found by address.
@@ -132,13 +139,17 @@ public:
     /// All areas go; pages of vmalloc go back to the pool, which must outlive the space.
     ~VmSpace() override;
 
+    /// The space that all of the process shares, for windows: made at its first use, without a pool, and never
+    /// destroyed. A forked child has one of its own. Errors as `create`. Thread-safe.
+    [[nodiscard]] static Result<VmSpace*> process();
+
     // --- areas ---
 
     /// An area of `bytes` (rounded up to pages) in which nothing is mapped. Errors: EINVAL (0 bytes, a sparse area
     /// without guard, or one of kind `ram`), ENOMEM (no range so large is free; memory), EOWNERDEAD.
     [[nodiscard]] Result<VmArea*> get_vm_area(std::uint64_t bytes, VmKind kind, const VmAreaOptions& options = {});
-    /// The area that `address` is in, its guard included, at some moment during the call; none if there is none.
-    /// Lock-free and async-signal-safe.
+    /// The area or window that `address` is in, its guards included, at some moment during the call; none if there is
+    /// none. Lock-free and async-signal-safe.
     [[nodiscard]] std::optional<AreaRecord> find_vm_area(const void* address) const noexcept;
     /// Unmaps the area and frees it. Errors, after which it is as it was: EINVAL (not an area of this space), ENOMEM
     /// (mappings; only if it has pages without another address), EOWNERDEAD.
@@ -146,6 +157,10 @@ public:
     /// The same for the area that begins at `address`; says what it was. Errors: ENOENT (no area begins there),
     /// EOWNERDEAD.
     Result<VmAreaInfo> remove_vm_area(const void* address);
+    /// Reserves addresses outside of the space's own range; the space must outlive the window. Errors: EINVAL (0 bytes,
+    /// no whole pages, alignment), EEXIST (names the mapping in the way), ENOMEM (names the limit where there is one),
+    /// EOWNERDEAD.
+    [[nodiscard]] Result<VmWindow> take_window(const VmWindowOptions& options);
 
     // --- pages ---
 
@@ -210,6 +225,8 @@ public:
     [[nodiscard]] std::uint64_t bytes() const noexcept { return bytes_; }
 
 private:
+    friend class VmWindow;
+
     struct Unpurged {
         std::uint32_t number = 0;  // of its record
         VmPage first;
@@ -303,6 +320,13 @@ private:
     /// Unmaps what has been given back of a block, or of all; blocks that are back whole go.
     Result<void> unmap_stale(RamBlock& block);
     Result<void> purge_ram();
+    /// Updates the numbers of pages of windows that know them.
+    void count_window_pages() const noexcept;
+
+    // Without it.
+    void give_window(const VmWindow& window) noexcept;
+    void set_page_counter(std::uint32_t number, const VmPageCounter* counter) noexcept;
+    [[nodiscard]] std::optional<AreaRecord> find_window(const void* address) const noexcept;
 
     std::byte* base_;
     std::uint64_t bytes_;
@@ -312,6 +336,8 @@ private:
     AreaIndex index_;
     ForkGuard fork_guard_;
     std::optional<NotInherited> not_inherited_;
+    SignalSafeRegistry<AreaRecord> windows_;
+    VmSpace* before_fork_ = nullptr;  // of the space of a forked process: its parent's
 
     mutable std::mutex mutex_;  // protects all below, and the writers of records_ and index_; before the pool's locks
     RangeTree free_;

@@ -30,8 +30,8 @@ std::string_view word_of(VmKind kind) noexcept {
 }  // namespace
 
 std::string to_line(const VmAreaInfo& area, const std::vector<std::uint64_t>& pages_of_nodes) {
-    const auto begin = reinterpret_cast<std::uint64_t>(area.begin);
-    const std::uint64_t bytes = area.bytes + area.guard_bytes;
+    const std::uint64_t begin = reinterpret_cast<std::uint64_t>(area.begin) - area.guard_below;
+    const std::uint64_t bytes = area.guard_below + area.bytes + area.guard_bytes;
     std::string line = fmt::format("{:#018x}-{:#018x} {:>8}", begin, begin + bytes, bytes);
     if (area.unpurged) return line + " unpurged vm_area\n";
     line += ' ' + area.where;

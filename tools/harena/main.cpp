@@ -14,6 +14,7 @@
 #include "tools/harena/cc.hpp"
 #include "tools/harena/doctor.hpp"
 #include "tools/harena/dump.hpp"
+#include "tools/harena/inspect.hpp"
 #include "tools/harena/output.hpp"
 #include "tools/harena/run.hpp"
 
@@ -73,6 +74,13 @@ int main_with(int argc, const char* const* argv) {
     dump_app->add_option("FILE", dump.file, "The object")->required();
     dump_app->add_flag("--json", dump.json, "Print JSON");
 
+    InspectCommand inspect;
+    CLI::App* const inspect_app =
+        app.add_subcommand("inspect", "Show the areas, arenas and pools of a process that uses harena");
+    inspect_app->add_option("PID", inspect.pid, "A process ID, or self")->required();
+    inspect_app->add_option("--svg", inspect.svg_file, "Draw a picture of its address space and its arenas' pages");
+    inspect_app->add_flag("--json", inspect.json, "Print JSON");
+
     bool doctor_json = false;
     CLI::App* const doctor_app =
         app.add_subcommand("doctor", "Show what this machine offers and what harena uses of it");
@@ -80,7 +88,8 @@ int main_with(int argc, const char* const* argv) {
 
     const auto is_first = [&](const CLI::App* command) { return command->get_name() == argv[1]; };
     if (argc > 1 && argv[1][0] != '-' && std::ranges::none_of(app.get_subcommands({}), is_first))
-        return report(k_bad_input, {EINVAL, fmt::format("no command '{}'; there are: run, cc, dump, doctor", argv[1])});
+        return report(k_bad_input,
+                      {EINVAL, fmt::format("no command '{}'; there are: run, cc, dump, inspect, doctor", argv[1])});
     try {
         app.parse(argc, argv);
     } catch (const CLI::ParseError& error) {
@@ -100,6 +109,7 @@ int main_with(int argc, const char* const* argv) {
     }
     if (*cc_app) return run_cc(cc);
     if (*dump_app) return run_dump(dump);
+    if (*inspect_app) return run_inspect(inspect);
     return run_doctor(doctor_json);
 }
 

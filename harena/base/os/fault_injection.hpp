@@ -34,6 +34,8 @@ enum class Call : std::uint8_t {
     open,
     read,
     write,
+    stat,
+    pagemap_scan,
     spawn,
     bpf_map_create,
     bpf_map_element,

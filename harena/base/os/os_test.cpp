@@ -2,8 +2,10 @@
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
@@ -14,6 +16,7 @@
 
 #include "harena/base/os/fault_injection.hpp"
 #include "harena/base/os/file.hpp"
+#include "harena/base/os/inspect.hpp"
 #include "harena/base/os/memory.hpp"
 #include "harena/base/os/process.hpp"
 #include "harena/base/os/signal.hpp"
@@ -73,6 +76,10 @@ TEST(FaultInjection, every_call_fails_under_its_name) {
     EXPECT_TRUE(failing(Call::open, [] { return read_file("/proc/self/maps"); }));
     EXPECT_TRUE(failing(Call::read, [] { return read_file("/proc/self/maps"); }));
     EXPECT_TRUE(failing(Call::write, [] { return write_file("/dev/null", bytes_of_text("x")); }));
+    EXPECT_TRUE(failing(Call::open, [] { return open_for_reading("/dev/null"); }));
+    EXPECT_TRUE(failing(Call::stat, [] { return facts_of("/dev/null"); }));
+    EXPECT_TRUE(failing(Call::stat, [] { return facts_of(0); }));
+    EXPECT_TRUE(failing(Call::pagemap_scan, [] { return scan_huge_pages(-1, 0, 4096, {}); }));
     EXPECT_TRUE(failing(Call::spawn, [] { return run_program({"true"}); }));
 }
 
@@ -117,6 +124,52 @@ TEST(FileDescriptor, released_ones_stay_open) {
     made->reset();
     EXPECT_GE(::fcntl(number, F_GETFD), 0);
     EXPECT_EQ(::close(number), 0);
+}
+
+TEST(Inspect, facts_of_a_file_are_the_same_by_path_and_by_descriptor) {
+    const auto file = memfd_create("facts");
+    ASSERT_TRUE(file);
+    ASSERT_TRUE(ftruncate(file->get(), 3 * k_page_size));
+    ASSERT_TRUE(pwrite(file->get(), "x", 1, k_page_size));
+    const auto by_descriptor = facts_of(file->get());
+    const auto by_path = facts_of(fmt::format("/proc/self/fd/{}", file->get()));
+    ASSERT_TRUE(by_descriptor && by_path);
+    EXPECT_TRUE(by_descriptor->same_file(*by_path));
+    EXPECT_EQ(by_path->bytes, 3 * k_page_size);
+    EXPECT_EQ(by_path->bytes_in_use, k_page_size);
+    EXPECT_TRUE(by_path->regular);
+    EXPECT_FALSE(facts_of("/dev/null")->regular);
+    EXPECT_FALSE(facts_of("/dev/null")->same_file(*by_path));
+    EXPECT_EQ(facts_of("/nowhere").error().code, ENOENT);
+}
+
+TEST(Inspect, a_pipe_without_a_writer_is_not_waited_for) {
+    const std::string path = temporary_path("pipe");
+    ASSERT_EQ(::mkfifo(path.c_str(), 0600), 0);
+    EXPECT_TRUE(open_for_reading(path));
+    ::unlink(path.c_str());
+    EXPECT_EQ(open_for_reading(path).error().code, ENOENT);
+}
+
+TEST(Inspect, huge_pages_are_found_where_they_are) {
+    const auto pagemap = open_for_reading("/proc/self/pagemap");
+    ASSERT_TRUE(pagemap);
+    constexpr std::uint64_t k_bytes = 4 * k_huge_page_size;
+    void* const mapped = mmap(nullptr, k_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0).value();
+    const std::uint64_t begin = align_up(reinterpret_cast<std::uint64_t>(mapped), k_huge_page_size);
+    auto* const second = reinterpret_cast<std::byte*>(begin + k_huge_page_size);
+    std::memset(second, 1, k_huge_page_size);
+    std::array<AddressRange, 4> found{};
+    const auto collapsed = madvise(second, k_huge_page_size, k_madv_collapse);
+    const auto scan = scan_huge_pages(pagemap->get(), begin, begin + 3 * k_huge_page_size, found);
+    EXPECT_TRUE(munmap(mapped, k_bytes));
+    if (!scan && scan.error().code == ENOTTY) GTEST_SKIP() << "a kernel before 6.7";
+    ASSERT_TRUE(scan) << describe(scan.error());
+    if (!collapsed) GTEST_SKIP() << "no huge page to be had: " << describe(collapsed.error());
+    EXPECT_EQ(scan->next, begin + 3 * k_huge_page_size);
+    ASSERT_EQ(scan->ranges, 1U);
+    EXPECT_EQ(found[0].begin, begin + k_huge_page_size);
+    EXPECT_EQ(found[0].end, begin + 2 * k_huge_page_size);
 }
 
 TEST(File, comes_back_as_it_was_written) {
