@@ -46,7 +46,7 @@ void AreaIndex::set(VmPage begin, VmPage end, Number area) noexcept {
 void AreaIndex::set_slot(std::atomic<Entry>& entry, unsigned level, std::uint64_t slot, std::uint64_t begin,
                          std::uint64_t end, Number area) noexcept {
     const Entry now = entry.load(std::memory_order_relaxed);
-    if (!is_table(now)) {
+    if (level == 0 || !is_table(now)) {
         entry.store(entry_of(area), std::memory_order_release);
         return;
     }

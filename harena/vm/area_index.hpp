@@ -24,6 +24,7 @@ public:
     explicit AreaIndex(std::uint64_t pages);
     AreaIndex(const AreaIndex&) = delete;
     AreaIndex& operator=(const AreaIndex&) = delete;
+    ~AreaIndex() = default;
 
     /// The number of the area that `page` is in; `k_none` if it is in none.
     [[nodiscard]] Number find(VmPage page) const noexcept {

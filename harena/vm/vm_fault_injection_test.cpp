@@ -19,12 +19,17 @@ thread_local bool in_layer = false;
 
 }  // namespace
 
+// All that layer code uses, apart from arrays; the compiler shall not see that they are malloc and free.
+[[gnu::noinline]] void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept {
+    if (in_layer && ++allocations == failing_allocation) return nullptr;
+    return std::malloc(bytes == 0 ? 1 : bytes);
+}
 [[gnu::noinline]] void* operator new(std::size_t bytes) {
-    if (in_layer && ++allocations == failing_allocation) throw std::bad_alloc{};
-    if (void* const memory = std::malloc(bytes == 0 ? 1 : bytes)) return memory;
+    if (void* const memory = operator new(bytes, std::nothrow)) return memory;
     throw std::bad_alloc{};
 }
 [[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void* memory, const std::nothrow_t&) noexcept { std::free(memory); }
 [[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
 namespace harena {

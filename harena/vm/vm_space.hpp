@@ -83,6 +83,7 @@ public:
     VmArea() = default;
     VmArea(const VmArea&) = delete;
     VmArea& operator=(const VmArea&) = delete;
+    ~VmArea() = default;
 
     [[nodiscard]] std::byte* begin() const noexcept { return begin_; }
     /// Without the guard.
