@@ -66,14 +66,14 @@ endfunction()
 
 # harena_test_executable(NAME <target> SOURCES <file>... [LIBS <target>...] [LABEL <label>] [TIMEOUT <seconds>])
 #
-# A GoogleTest executable; each of its cases is a ctest test with the label and the timeout (default 120 s).
+# A GoogleTest executable; each of its cases is a ctest test with the label and the timeout (default 300 s).
 function(harena_test_executable)
     cmake_parse_arguments(PARSE_ARGV 0 arg "" "NAME;LABEL;TIMEOUT" "SOURCES;LIBS")
     if(arg_UNPARSED_ARGUMENTS)
         message(FATAL_ERROR "harena_test_executable(${arg_NAME}): unknown arguments: ${arg_UNPARSED_ARGUMENTS}")
     endif()
     if(NOT arg_TIMEOUT)
-        set(arg_TIMEOUT 120)
+        set(arg_TIMEOUT 300)
     endif()
     add_executable("${arg_NAME}" ${arg_SOURCES})
     target_include_directories("${arg_NAME}" PRIVATE "${PROJECT_SOURCE_DIR}")
