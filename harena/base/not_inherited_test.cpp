@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "harena/base/not_inherited.hpp"
 
+#include <pthread.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -18,6 +19,15 @@
 
 namespace harena {
 namespace {
+
+// A handler of fork that is older than ours, and maps something of its own in the child: where a hole may be.
+constinit void* stranger_at = nullptr;
+constinit bool stranger_mapped = false;
+[[maybe_unused]] const int stranger = ::pthread_atfork(nullptr, nullptr, [] {
+    if (stranger_at == nullptr) return;
+    constexpr int k_flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE;
+    stranger_mapped = ::mmap(stranger_at, k_page_size, PROT_READ | PROT_WRITE, k_flags, -1, 0) == stranger_at;
+});
 
 /// Two pages of shared memory; the first byte of each is 7.
 class NotInheritedTest : public testing::Test {
@@ -69,6 +79,39 @@ TEST_F(NotInheritedTest, a_child_has_a_reservation_instead) {
         EXPECT_EQ(memory_[0], std::byte{7});
     }
     EXPECT_EQ(in_child(), Seen::inherited);
+}
+
+TEST_F(NotInheritedTest, what_an_earlier_handler_maps_in_a_hole_stays_and_the_rest_is_reserved) {
+    const auto guard = NotInherited::leaving_others(memory_, k_bytes);
+    ASSERT_TRUE(guard) << guard.error().message();
+    EXPECT_EQ(in_child(), Seen::reserved);
+    stranger_at = memory_ + k_page_size;
+    const pid_t child = ::fork();
+    if (child == 0) {
+        const bool stays = stranger_mapped && ::write(pipe_[1], stranger_at, 1) == 1;
+        const bool rest_is_reserved = ::write(pipe_[1], memory_, 1) == -1 && errno == EFAULT &&
+                                      ::mmap(memory_, k_page_size, PROT_READ,
+                                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) == MAP_FAILED;
+        ::_exit(stays && rest_is_reserved ? 0 : 1);
+    }
+    stranger_at = nullptr;
+    int status = -1;
+    ASSERT_EQ(::waitpid(child, &status, 0), child);
+    EXPECT_EQ(status, 0);
+}
+
+TEST_F(NotInheritedTest, what_is_lost_after_the_fork_leaves_no_hole_for_earlier_handlers) {
+    const auto guard = NotInherited::after_fork(memory_, k_bytes);
+    ASSERT_TRUE(guard) << guard.error().message();
+    EXPECT_EQ(in_child(), Seen::reserved);
+    stranger_at = memory_;
+    const pid_t child = ::fork();
+    if (child == 0) ::_exit(stranger_mapped ? 1 : 0);
+    stranger_at = nullptr;
+    int status = -1;
+    ASSERT_EQ(::waitpid(child, &status, 0), child);
+    EXPECT_EQ(status, 0);
+    EXPECT_EQ(memory_[0], std::byte{7});
 }
 
 TEST_F(NotInheritedTest, what_is_mapped_into_the_range_later_is_kept_from_children_too) {

@@ -62,7 +62,7 @@ Result<std::unique_ptr<AreaTable>> AreaTable::create(const std::byte* base, std:
     (void)os::munlock(*mapped, file_bytes);
     if (const auto opened = os::mprotect(*mapped, file_bytes, PROT_READ | PROT_WRITE); !opened)
         return os::fail_with(opened.error(), "cannot make the file of a space's areas writable");
-    HARENA_TRY(NotInherited not_inherited, NotInherited::of(*mapped, file_bytes));
+    HARENA_TRY(NotInherited not_inherited, NotInherited::after_fork(*mapped, file_bytes));
     table->not_inherited_.emplace(std::move(not_inherited));
     table->header_->base = reinterpret_cast<std::uint64_t>(base);
     table->header_->bytes = bytes;

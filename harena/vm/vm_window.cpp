@@ -68,7 +68,7 @@ Result<VmWindow> VmSpace::take_window(const VmWindowOptions& options) {
     HARENA_TRY(std::byte* const base, options.address ? reservation::reserve_at(*options.address, shape)
                                                       : reservation::reserve_anywhere(shape));
     VmWindow window{base, options};  // from here on, it gives back what was reserved
-    HARENA_TRY(NotInherited not_inherited, NotInherited::of(window.span_begin(), window.span_bytes()));
+    HARENA_TRY(NotInherited not_inherited, NotInherited::leaving_others(window.span_begin(), window.span_bytes()));
     window.not_inherited_.emplace(std::move(not_inherited));
 
     const AreaRecord record{.begin = reinterpret_cast<std::uint64_t>(base),

@@ -46,8 +46,8 @@ public:
 /// which its owner maps a file and keeps account of presence itself. `VmSpace::take_window` makes it, and the space
 /// knows it as its other areas.
 ///
-/// A forked child has an inaccessible reservation in its place, whatever is mapped in it. Not thread-safe; distinct
-/// windows are.
+/// A forked child has an inaccessible reservation in its place. What its owner maps in it must be kept from children by
+/// the owner (MADV_DONTFORK), with forks held off until it is. Not thread-safe; distinct windows are.
 class VmWindow {
 public:
     VmWindow(VmWindow&& other) noexcept;

@@ -214,12 +214,13 @@ int status_of_child(auto&& body) {
     return status;
 }
 
-TEST_F(VmWindows, are_closed_in_a_child_whatever_was_mapped_there) {
+TEST_F(VmWindows, are_closed_in_a_child_and_what_was_mapped_there_is_gone) {
     auto window = std::make_unique<VmWindow>(take(k_options));
     ASSERT_TRUE(
         ok(os::mmap(window->base(), k_page_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0)
                ? Result<void>{}
                : fail(ENOMEM, "mmap")));
+    ASSERT_TRUE(os::madvise(window->base(), k_page_size, MADV_DONTFORK));
     *window->base() = std::byte{1};
     EXPECT_EQ(status_of_child([&] {
                   const bool closed = mapping_at(window->base()).find(" ---p ") != std::string::npos &&

@@ -190,9 +190,13 @@ public:
     /// Returns where it ends.
     double draw(const std::vector<Block>& blocks) {
         svg_.text(k_margin, k_top, "Address space, from low to high", {.size = 15, .bold = true});
-        svg_.text(k_margin, k_top + 18, "Heights grow with the logarithm of the size. Dark: the part that has memory.",
+        svg_.text(k_margin, k_top + 18,
+                  "Blue: areas of a space. Green: windows of arenas. Orange: pools. Grey: what is not harena's.",
                   {.size = 11, .colour = k_faint});
-        y_ = k_top + 34;
+        svg_.text(k_margin, k_top + 34,
+                  "Dark: the part that has memory. Waves: not used, and not to scale; heights are logarithmic.",
+                  {.size = 11, .colour = k_faint});
+        y_ = k_top + 46;
         std::uint64_t at = 0;
         for (std::size_t i = 0; i < blocks.size(); ++i) {
             gap(at, blocks[i].begin, k_x, k_bar);
