@@ -81,11 +81,12 @@ Result<VmWindow> VmSpace::take_window(const VmWindowOptions& options) {
                             .user = options.user};
     const std::lock_guard lock{mutex_};
     HARENA_TRY(const std::uint32_t number, records_->take());
-    Result<void*> handle = fail(ENOMEM, "no memory for the description of a window");
+    Result<void*> handle = nullptr;
     try {
         if (number >= areas_.size()) areas_.resize(number + 1);
         handle = windows_.add(record);
-    } catch (const std::bad_alloc&) {  // the error says so
+    } catch (const std::bad_alloc&) {
+        handle = fail(ENOMEM, "no memory for the description of a window");
     }
     if (!handle) {
         records_->give(number);

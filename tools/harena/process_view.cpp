@@ -283,6 +283,7 @@ private:
     void group_others() {
         constexpr std::uint64_t k_far = 64 * k_gib;
         std::vector<std::uint64_t> ours;  // begins of what is harena's
+        ours.reserve(view_.spaces.size() + view_.arenas.size() + view_.pools.size());
         for (const SpaceView& space : view_.spaces) ours.push_back(space.base);
         for (const ArenaView& arena : view_.arenas) ours.push_back(arena.window);
         for (const PoolView& pool : view_.pools) ours.push_back(pool.address);
