@@ -35,6 +35,7 @@ void areas(bench::Report& report) {
     const Fixture fixture;
     VmSpace& space = *fixture.space;
     std::vector<VmArea*> live;
+    live.reserve(2 * k_areas);
     std::mt19937 random{1};
     for (int i = 0; i < 2 * k_areas; ++i)
         live.push_back(must(space.get_vm_area((1 + random() % 16) * k_page_size, VmKind::map)));
@@ -67,6 +68,7 @@ void areas(bench::Report& report) {
                "mmap+munmap PROT_NONE", "ns", "100,000 live areas of ours");
 
     std::vector<const std::byte*> addresses;
+    addresses.reserve(live.size());
     for (const VmArea* const area : live) addresses.push_back(area->begin() + 100);
     const auto find = [&](int threads) {
         constexpr int k_finds = 2'000'000;
@@ -175,12 +177,12 @@ void sparse(bench::Report& report) {
     std::byte* const reserved = static_cast<std::byte*>(
         ::mmap(nullptr, k_pages * k_page_size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
     const auto map_peer = [&](std::uint64_t i) {
-        ::mmap(reserved + i * k_page_size, k_page_size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
-               fixture.pool->fd(), static_cast<off_t>(byte_offset(fixture.pool->pfn(pages[i]))));
+        (void)::mmap(reserved + i * k_page_size, k_page_size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
+                     fixture.pool->fd(), static_cast<off_t>(byte_offset(fixture.pool->pfn(pages[i]))));
     };
     const auto unmap_peer = [&](std::uint64_t i) {
-        ::mmap(reserved + i * k_page_size, k_page_size, PROT_NONE,
-               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+        (void)::mmap(reserved + i * k_page_size, k_page_size, PROT_NONE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
     };
     const auto peer = [&](std::uint64_t step) {
         return 1e6 * static_cast<double>(step) / k_pages * seconds([&] {
