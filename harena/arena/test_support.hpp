@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
-#include <filesystem>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -14,6 +13,7 @@
 
 #include "harena/arena/process_arena.hpp"
 #include "harena/base/os/file.hpp"
+#include "harena/base/test_support.hpp"
 
 /// What the tests of this layer share.
 namespace harena::test {
@@ -49,10 +49,6 @@ inline std::uint64_t number(const void* pointer) { return reinterpret_cast<std::
 /// One byte of memory that the compiler must not reason about.
 inline volatile unsigned char& byte_at(void* address) { return *static_cast<volatile unsigned char*>(address); }
 
-inline bool is_zero(const std::byte* begin, std::uint64_t bytes) {
-    return std::all_of(begin, begin + bytes, [](std::byte b) { return b == std::byte{0}; });
-}
-
 /// "used reserved": what the arena counts.
 inline std::string usage(ProcessArena& arena) {
     const auto statistics = arena.statistics();
@@ -61,26 +57,6 @@ inline std::string usage(ProcessArena& arena) {
 }
 
 inline std::uint64_t host_faults(ProcessArena& arena) { return arena.statistics().value().host_faults; }
-
-/// How many lines of /proc/self/maps have `text` in them.
-inline std::size_t count_mappings(std::string_view text) {
-    const auto file = os::read_file("/proc/self/maps");
-    if (!file) return 0;
-    std::string_view rest{reinterpret_cast<const char*>(file->data()), file->size()};
-    std::size_t count = 0;
-    while (!rest.empty()) {
-        const std::string_view line = rest.substr(0, rest.find('\n'));
-        rest.remove_prefix(std::min(rest.size(), line.size() + 1));
-        count += line.find(text) == std::string_view::npos ? 0U : 1U;
-    }
-    return count;
-}
-
-inline std::size_t open_descriptors() {
-    std::size_t count = 0;
-    for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator{"/proc/self/fd"}) ++count;
-    return count;
-}
 
 /// A number of "Vm…" of /proc/self/status, in KiB.
 inline std::uint64_t status_kib(std::string_view key) {

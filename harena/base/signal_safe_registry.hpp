@@ -4,7 +4,6 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
-#include <cstring>
 #include <mutex>
 #include <new>
 #include <optional>
@@ -12,15 +11,17 @@
 #include <utility>
 
 #include "harena/base/result.hpp"
+#include "harena/base/seq_locked.hpp"
 
 namespace harena {
 
 /// A set of small plain records that signal handlers can search while other threads add and remove.
 ///
 /// Records live in slots of chunks that are freed only with the whole; a removed record's slot is used again.
-/// Each slot is a sequence lock over atomic words: a reader copies the record and takes it only if the slot's version
-/// was even and the same before and after, so that it never sees half of two records. A reader waits for nobody: a slot
-/// that changes under it holds a record that is being added or removed, and no caller may depend on such a one.
+/// A slot is under a sequence lock (`SeqLocked`) and has a mark whether it is used: set after the record was written,
+/// and cleared before another is. So a reader that finds the mark copies a whole record, the one it was for or, if the
+/// slot was used again meanwhile, one that is being added. A reader waits for nobody: a slot that changes under it
+/// holds a record that is being added or removed, and no caller may depend on such a one.
 ///
 /// `add` and `remove` are thread-safe and take a lock (a leaf of the lock order, docs/locking.md); `find_if` is
 /// lock-free and async-signal-safe.
@@ -28,9 +29,8 @@ template <typename Record>
     requires std::is_trivially_copyable_v<Record> && (sizeof(Record) % 8 == 0)
 class SignalSafeRegistry {
     struct Slot {
-        std::atomic<std::uint64_t> version{0};  // odd: being written
         std::atomic<bool> occupied{false};
-        std::array<std::atomic<std::uint64_t>, sizeof(Record) / 8> words{};
+        SeqLocked<Record> record;
     };
     static constexpr std::size_t k_slots_per_chunk = 64;
     struct Chunk {
@@ -67,8 +67,7 @@ public:
     /// Removes a record that `add` returned the handle of.
     void remove(Handle handle) noexcept {
         const std::lock_guard lock{mutex_};
-        auto& slot = *static_cast<Slot*>(handle);
-        write(slot, [&] { slot.occupied.store(false, std::memory_order_release); });
+        static_cast<Slot*>(handle)->occupied.store(false, std::memory_order_release);
     }
 
     /// A copy of the first record for which `matches(record)` is true.
@@ -98,35 +97,15 @@ public:
     void unlock() noexcept { mutex_.unlock(); }
 
 private:
-    template <typename Change>
-    static void write(Slot& slot, Change&& change) noexcept {
-        const std::uint64_t version = slot.version.load(std::memory_order_relaxed);
-        // Every store of `change` is a release and every load of `read` an acquire: a reader that sees any new word
-        // also sees the odd version, and drops what it read.
-        slot.version.store(version + 1, std::memory_order_relaxed);
-        change();
-        slot.version.store(version + 2, std::memory_order_release);
-    }
-
     static Handle fill(Slot& slot, const Record& record) noexcept {
-        std::array<std::uint64_t, sizeof(Record) / 8> words;
-        std::memcpy(words.data(), &record, sizeof record);
-        write(slot, [&] {
-            for (std::size_t i = 0; i < words.size(); ++i) slot.words[i].store(words[i], std::memory_order_release);
-            slot.occupied.store(true, std::memory_order_release);
-        });
+        slot.record.store(record);
+        slot.occupied.store(true, std::memory_order_release);
         return &slot;
     }
 
     static std::optional<Record> read(const Slot& slot) noexcept {
-        const std::uint64_t before = slot.version.load(std::memory_order_acquire);
-        if (before % 2 != 0 || !slot.occupied.load(std::memory_order_acquire)) return std::nullopt;
-        std::array<std::uint64_t, sizeof(Record) / 8> words;
-        for (std::size_t i = 0; i < words.size(); ++i) words[i] = slot.words[i].load(std::memory_order_acquire);
-        if (slot.version.load(std::memory_order_relaxed) != before) return std::nullopt;
-        Record record;
-        std::memcpy(static_cast<void*>(&record), words.data(), sizeof record);
-        return record;
+        if (!slot.occupied.load(std::memory_order_acquire)) return std::nullopt;
+        return slot.record.try_load();
     }
 
     std::mutex mutex_;

@@ -131,31 +131,33 @@ Result<void> DirectMap::give_back(Pfn pageblock) {
     return set_mapped(pageblock, k_pageblock_pages, false, false);
 }
 
-void DirectMap::count_edges(Pfn first, std::uint64_t pages, std::int64_t sign) noexcept {
-    const std::size_t begin = first.value();
-    const std::size_t end = begin + pages;
-    for (std::size_t page = std::max<std::size_t>(begin, 1); page <= std::min(end, mapped_.size() - 1); ++page)
-        if (mapped_.test(page) != mapped_.test(page - 1)) edges_ += sign;
+std::int64_t DirectMap::edges_round(Pfn first, std::uint64_t pages) const noexcept {
+    const auto edge_before = [this](std::size_t page) {
+        return page != 0 && page != mapped_.size() && mapped_.test(page) != mapped_.test(page - 1) ? 1 : 0;
+    };
+    return edge_before(first.value()) + edge_before(first.value() + pages);
 }
 
 Result<void> DirectMap::set_mapped(Pfn first, std::uint64_t pages, bool mapped, bool within_budget) {
     const std::lock_guard lock{edges_mutex_};
-    const std::int64_t before = edges_;
-    count_edges(first, pages, -1);
     const auto assign = [&](bool to) {
         to ? mapped_.set_range(first.value(), first.value() + pages)
            : mapped_.clear_range(first.value(), first.value() + pages);
     };
+    // All of the block is mapped, or none of it: only what is round it changes.
+    const std::int64_t before = edges_round(first, pages);
     assign(mapped);
-    count_edges(first, pages, 1);
-    if (!within_budget || edges_ <= before || static_cast<std::uint64_t>(edges_) + 1 <= max_vmas_) return {};
-    assign(!mapped);
-    edges_ = before;
-    return fail(ENOMEM,
-                "{} pages cannot leave the direct map: it would be more than {} mappings, its part of those that the "
-                "process may "
-                "have (max_vmas)",
-                pages, max_vmas_);
+    const std::int64_t more = edges_round(first, pages) - before;
+    if (within_budget && more > 0 && static_cast<std::uint64_t>(edges_ + more) + 1 > max_vmas_) {
+        assign(!mapped);
+        return fail(
+            ENOMEM,
+            "{} pages cannot leave the direct map: it would be more than {} mappings, its part of those that the "
+            "process may have (max_vmas)",
+            pages, max_vmas_);
+    }
+    edges_ += more;
+    return {};
 }
 
 Result<void> DirectMap::unmap(Pfn first, Order order) {

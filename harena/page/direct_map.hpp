@@ -103,7 +103,8 @@ private:
     bool collapse_;
     /// Notes what is mapped now. With `within_budget`: ENOMEM, and nothing is noted, if that makes too many mappings.
     Result<void> set_mapped(Pfn first, std::uint64_t pages, bool mapped, bool within_budget);
-    void count_edges(Pfn first, std::uint64_t pages, std::int64_t sign) noexcept;
+    /// Of the two ends of a block: how many are between a mapped page and one that is not.
+    [[nodiscard]] std::int64_t edges_round(Pfn first, std::uint64_t pages) const noexcept;
 
     std::uint64_t max_vmas_;
     std::mutex edges_mutex_;  // protects the next two; a leaf

@@ -1,15 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "harena/vm/vmallocinfo.hpp"
 
-#include <string_view>
-
 #include "harena/base/page_math.hpp"
 
 namespace harena {
 
-namespace {
-
-std::string_view word_of(VmKind kind) noexcept {
+std::string_view name_of(VmKind kind) noexcept {
     switch (kind) {
         case VmKind::alloc:
             return "vmalloc";
@@ -22,12 +18,10 @@ std::string_view word_of(VmKind kind) noexcept {
         case VmKind::sparse:
             return "sparse";
         case VmKind::backed:
-            return "sparse backed";
+            return "backed";
     }
     return "unknown";
 }
-
-}  // namespace
 
 std::string to_line(const VmAreaInfo& area, const std::vector<std::uint64_t>& pages_of_nodes) {
     const std::uint64_t begin = reinterpret_cast<std::uint64_t>(area.begin) - area.guard_below;
@@ -38,7 +32,8 @@ std::string to_line(const VmAreaInfo& area, const std::vector<std::uint64_t>& pa
     if (!area.name.empty()) line += fmt::format(" [{}]", area.name);
     if (area.pages != 0) line += fmt::format(" pages={}", area.pages);
     if (area.kind == VmKind::ioremap) line += fmt::format(" phys={:#018x}", area.file_offset);
-    line += fmt::format(" {}", word_of(area.kind));
+    if (area.kind == VmKind::backed) line += " sparse";
+    line += fmt::format(" {}", name_of(area.kind));
     if (area.user) line += " user";
     if (area.exec) line += " exec";
     // Where the list of pages is larger than a page.

@@ -61,24 +61,6 @@ void print_text(const ProcessView& view) {
 
 std::string hex(std::uint64_t number) { return fmt::format("{:#x}", number); }
 
-std::string_view name_of(VmKind kind) noexcept {
-    switch (kind) {
-        case VmKind::alloc:
-            return "vmalloc";
-        case VmKind::map:
-            return "vmap";
-        case VmKind::ram:
-            return "vm_map_ram";
-        case VmKind::ioremap:
-            return "ioremap";
-        case VmKind::sparse:
-            return "sparse";
-        case VmKind::backed:
-            return "backed";
-    }
-    return "unknown";
-}
-
 Json to_json(const ArenaView& arena) {
     Json json{{"name", arena.name},
               {"address", hex(arena.address)},

@@ -12,6 +12,7 @@
 #include <fmt/format.h>
 
 #include "harena/base/page_math.hpp"
+#include "harena/vm/vmallocinfo.hpp"
 #include "tools/harena/svg.hpp"
 
 namespace harena::tool {
@@ -57,21 +58,7 @@ struct Block {
 
 std::string_view word_of(const VmAreaInfo& area) noexcept {
     if (area.unpurged) return "waits to be unmapped";
-    switch (area.kind) {
-        case VmKind::alloc:
-            return "vmalloc";
-        case VmKind::map:
-            return "vmap";
-        case VmKind::ram:
-            return "vm_map_ram";
-        case VmKind::ioremap:
-            return "ioremap";
-        case VmKind::sparse:
-            return "sparse";
-        case VmKind::backed:
-            return "window";
-    }
-    return "area";
+    return area.kind == VmKind::backed ? "window" : name_of(area.kind);
 }
 
 /// "1 page", "2 pages".
