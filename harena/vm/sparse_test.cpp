@@ -176,6 +176,32 @@ TEST_F(Sparse, a_system_call_that_fails_leaves_the_area_as_it_was) {
     EXPECT_TRUE(unmap(0, 16));
 }
 
+/// A kernel that has unmapped what an mmap was to replace before that fails: Linux before 6.12, or a driver's no.
+class HoleInstead final : public os::FaultInjector {
+public:
+    HoleInstead(void* at, std::uint64_t bytes, int skip) noexcept : at_{at}, bytes_{bytes}, skip_{skip} {}
+    int on_call(Call call) noexcept override {
+        if (call != Call::mmap || skip_-- != 0) return 0;
+        return ::munmap(at_, bytes_) == 0 ? ENOMEM : EFAULT;
+    }
+
+private:
+    void* at_;
+    std::uint64_t bytes_;
+    int skip_;
+};
+
+TEST_F(Sparse, a_hole_that_a_failed_system_call_leaves_is_reserved_again) {
+    const std::array<Page*, 3> scattered{pages_[3], pages_[9], pages_[1]};
+    for (int place = 0; place < 3; ++place) {
+        HoleInstead failing{at(4 + static_cast<std::uint64_t>(place)), k_page_size, place};
+        const ScopedFaultInjector injected{failing};
+        EXPECT_TRUE(refused(map(4, scattered), ENOMEM, "vm.max_map_count"));
+        for (std::uint64_t page = 4; page < 7; ++page)
+            EXPECT_TRUE(os::find_mapping(reinterpret_cast<std::uint64_t>(at(page)), k_page_size)) << place;
+    }
+}
+
 TEST_F(Sparse, what_cannot_even_be_undone_is_inaccessible_and_gone_before_its_addresses_come_again) {
     const std::array<Page*, 4> scattered{pages_[3], pages_[9], pages_[1], pages_[12]};
     for (std::uint64_t skip = 0; skip < 4; ++skip) {

@@ -170,6 +170,8 @@ struct Failing {
 class VmLayerFails : public testing::TestWithParam<Failing> {};
 INSTANTIATE_TEST_SUITE_P(Calls, VmLayerFails,
                          testing::Values(Failing{Call::mmap, ENOMEM, false, "mmap"},
+                                         Failing{Call::mremap, ENOMEM, false, "mremap"},
+                                         Failing{Call::stat, ENOMEM, false, "stat"},
                                          Failing{Call::mprotect, ENOMEM, true, "mprotect"},
                                          Failing{Call::madvise, ENOMEM, true, "madvise"},
                                          Failing{Call::memfd_create, EMFILE, false, "memfd_create"},

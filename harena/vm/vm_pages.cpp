@@ -50,10 +50,12 @@ Result<void> VmSpace::map_table(VmArea& area, std::uint64_t first, std::uint64_t
         const auto mapped =
             os::mmap(at, run * k_page_size, protection_of(protection), flags, pool_->fd(), byte_offset(pfn));
         if (!mapped) {
+            // With the run that failed: a kernel before 6.12 may have unmapped what it was to replace.
             std::byte* const begin = area.begin_ + first * k_page_size;
-            if (i > first && !map_nothing(page_of(begin), i - first)) {
+            const std::uint64_t begun = i + run - first;
+            if (!map_nothing(page_of(begin), begun)) {
                 area.stale_ = true;  // inaccessible for now, and unmapped before anybody else has the addresses
-                (void)os::mprotect(begin, (i - first) * k_page_size, PROT_NONE);
+                (void)os::mprotect(begin, begun * k_page_size, PROT_NONE);
             }
             return map_error(mapped.error(), fmt::format("cannot map {} pages at {}", run, fmt::ptr(at)));
         }
@@ -193,6 +195,25 @@ Result<const void*> VmSpace::vmalloc_sealed(std::span<const std::byte> contents,
 
 Result<void> VmSpace::vfree(const void* address) { return free_at(address, {VmKind::alloc}, "a vmalloc"); }
 
+Result<void> VmSpace::map_device(VmArea& area, int fd, std::uint64_t offset, VmProtection protection) {
+    const auto failed = [&](os::SysError error) {
+        return map_error(error, fmt::format("cannot map {} bytes of the file", area.bytes()));
+    };
+    const auto hugetlb = os::is_hugetlb(fd);
+    if (!hugetlb) return failed(hugetlb.error());
+    if (*hugetlb) return fail(EINVAL, "a file on hugetlb pages is mapped by whole ones: they do not fit into an area");
+    HARENA_CHECK_OK(spare_.make());
+    // At other addresses first: the kernel asks the driver when what MAP_FIXED replaces is gone already, so that a
+    // refusal would leave a hole in the space, and another thread's mmap could get it.
+    const auto elsewhere = os::mmap(nullptr, area.bytes(), protection_of(protection), MAP_SHARED, fd, offset);
+    if (!elsewhere) return failed(elsewhere.error());
+    const auto moved = os::mremap_over(*elsewhere, area.bytes(), area.begin_);
+    if (moved) return {};
+    (void)os::munmap(*elsewhere, area.bytes());
+    area.stale_ = !map_nothing(page_of(area.begin_), area.pages_);
+    return failed(moved.error());
+}
+
 Result<void*> VmSpace::ioremap(int fd, std::uint64_t offset, std::uint64_t bytes, VmProtection protection,
                                const VmAreaOptions& options) {
     HARENA_CHECK_OK(fork_guard_.check("the address space"));
@@ -203,11 +224,7 @@ Result<void*> VmSpace::ioremap(int fd, std::uint64_t offset, std::uint64_t bytes
     const std::lock_guard lock{mutex_};
     HARENA_TRY(VmArea* const area, make_area(pages_for(bytes).value(), VmKind::ioremap, options, offset));
     Result<void> mapped = add_edges(*area, 2);
-    if (mapped)
-        if (const auto at =
-                os::mmap(area->begin_, area->bytes(), protection_of(protection), MAP_SHARED | MAP_FIXED, fd, offset);
-            !at)
-            mapped = map_error(at.error(), fmt::format("cannot map {} bytes of the file", bytes));
+    if (mapped) mapped = map_device(*area, fd, offset, protection);
     if (!mapped) {
         abandon(*area);
         return pass_on(mapped.error());

@@ -30,6 +30,11 @@ constexpr int k_reservation = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
 Result<std::unique_ptr<VmSpace>> VmSpace::create(const VmSpaceOptions& options) {
     if (options.bytes == 0 || options.bytes > k_max_bytes)
         return fail(EINVAL, "a space of {} bytes: it takes 1 to {}", options.bytes, k_max_bytes);
+    if (options.pool != nullptr) {
+        const auto hugetlb = os::is_hugetlb(options.pool->fd());
+        if (!hugetlb) return os::fail_with(hugetlb.error(), "the pool's file cannot be looked at");
+        if (*hugetlb) return fail(ENOTSUP, "the pages of a hugetlb pool cannot be mapped one by one");
+    }
     const std::uint64_t bytes = align_up(options.bytes, k_huge_page_size);
     const auto reserved = os::mmap(nullptr, bytes, PROT_NONE, k_reservation, -1, 0);
     if (!reserved) return reservation::fail_to_reserve(reserved.error(), bytes, "anywhere");

@@ -133,7 +133,8 @@ private:
 /// EOWNERDEAD, and there is nothing to be found. Kernel: mm/vmalloc.c.
 class VmSpace final : private AliasHolder {
 public:
-    /// Errors: EINVAL (0 bytes, or more than 64 TiB), ENOMEM (addresses, RLIMIT_AS), EFBIG (RLIMIT_FSIZE), EMFILE.
+    /// Errors: EINVAL (0 bytes, or more than 64 TiB), ENOTSUP (a hugetlb pool, whose pages cannot be mapped one by one),
+    /// ENOMEM (addresses, RLIMIT_AS), EFBIG (RLIMIT_FSIZE), EMFILE.
     [[nodiscard]] static Result<std::unique_ptr<VmSpace>> create(const VmSpaceOptions& options);
     VmSpace(const VmSpace&) = delete;
     VmSpace& operator=(const VmSpace&) = delete;
@@ -182,7 +183,8 @@ public:
     /// Errors: ENOENT (no vmalloc begins at `address`), EOWNERDEAD.
     Result<void> vfree(const void* address);
 
-    /// Maps `bytes` of a file or device from `offset` (a multiple of 4096) on. Errors: EINVAL, and those of mmap.
+    /// Maps `bytes` of a file or device from `offset` (a multiple of 4096) on. Errors: EINVAL (a file on hugetlb pages,
+    /// too), and those of mmap.
     [[nodiscard]] Result<void*> ioremap(int fd, std::uint64_t offset, std::uint64_t bytes,
                                         VmProtection protection = VmProtection::read_write,
                                         const VmAreaOptions& options = {});
@@ -299,6 +301,8 @@ private:
     Result<void> map_table(VmArea& area, std::uint64_t first, std::uint64_t count, VmProtection protection,
                            bool populate);
     Result<void> map_nothing(VmPage first, std::uint64_t pages);
+    /// Maps a file's bytes in the whole of an area; after an error, none of them.
+    Result<void> map_device(VmArea& area, int fd, std::uint64_t offset, VmProtection protection);
     /// Of a sparse area: the first page and the number of pages of [start, end).
     struct Pages {
         std::uint64_t first;

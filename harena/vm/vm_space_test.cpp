@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "harena/vm/vm_space.hpp"
 
+#include <sys/socket.h>
 #include <sys/wait.h>
 
 #include <algorithm>
@@ -8,6 +9,7 @@
 #include <string>
 
 #include "harena/base/os/fault_injection.hpp"
+#include "harena/base/os/memory.hpp"
 #include "harena/vm/test_support.hpp"
 #include "harena/vm/vmallocinfo.hpp"
 
@@ -387,6 +389,43 @@ TEST_F(VmTest, a_file_can_be_mapped) {
     ASSERT_TRUE(space_->purge());
     EXPECT_FALSE(readable(at));
     ::close(file);
+}
+
+/// What is mapped at an address, "(none)" for a hole.
+std::string mapping_at(const void* at) {
+    return os::find_mapping(reinterpret_cast<std::uint64_t>(at), k_page_size).value_or("(none)");
+}
+
+TEST_F(VmTest, a_device_that_refuses_leaves_no_hole_in_the_space) {
+    const int socket = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);  // has an mmap, which says no
+    EXPECT_TRUE(refused(space_->ioremap(socket, 0, 4 * k_page_size), ENODEV, "cannot map 16384 bytes"));
+    for (std::uint64_t page = 0; page < 5; ++page)
+        EXPECT_NE(mapping_at(plus(space_->base(), page)).find(" ---p "), std::string::npos) << page;
+    ::close(socket);
+    EXPECT_EQ(space_->statistics().areas, 0U);
+    EXPECT_EQ(space_->statistics().vmas, 1U);
+}
+
+TEST_F(VmTest, a_device_that_cannot_be_moved_into_the_space_is_not_left_beside_it) {
+    const std::size_t mappings = test::count_mappings("memfd:harena:pages");
+    os::FailCall failing{os::Call::mremap, ENOMEM};
+    {
+        const os::ScopedFaultInjector injected{failing};
+        EXPECT_TRUE(refused(space_->ioremap(pool_->fd(), 0, k_page_size), ENOMEM, "vm.max_map_count"));
+    }
+    EXPECT_EQ(test::count_mappings("memfd:harena:pages"), mappings);
+    EXPECT_NE(mapping_at(space_->base()).find(" ---p "), std::string::npos);
+}
+
+TEST_F(VmTest, files_on_hugetlb_pages_are_refused) {
+    const auto file = os::memfd_create_hugetlb("device");
+    if (!file) GTEST_SKIP() << "the kernel has no hugetlb files";
+    ASSERT_TRUE(os::ftruncate(file->get(), k_huge_page_size));
+    EXPECT_TRUE(refused(space_->ioremap(file->get(), 0, k_page_size), EINVAL, "hugetlb"));
+    EXPECT_NE(mapping_at(space_->base()).find(" ---p "), std::string::npos);
+    const auto pool = PagePool::create({.capacity = PageCount{k_pageblock_pages}, .hugetlb = true});
+    ASSERT_TRUE(test::ok(pool));
+    EXPECT_TRUE(refused(VmSpace::create({.bytes = k_mib, .pool = pool->get()}), ENOTSUP, "hugetlb"));
 }
 
 class VmMapRam : public VmTest {};

@@ -2,12 +2,14 @@
 #include "harena/base/os/memory.hpp"
 
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <linux/membarrier.h>
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -75,6 +77,13 @@ SysResult<FileDescriptor> memfd_create_hugetlb(const char* name) noexcept {
     if (fd < 0 && errno == EINVAL) fd = ::memfd_create(name, k_flags);
     if (fd < 0) return sys_fail(errno);
     return FileDescriptor{fd};
+}
+
+SysResult<bool> is_hugetlb(int fd) noexcept {
+    struct statfs status{};
+    if (const auto done = invoke(Call::stat, [&] { return ::fstatfs(fd, &status); }); !done)
+        return std::unexpected{done.error()};
+    return status.f_type == HUGETLBFS_MAGIC;
 }
 
 SysResult<void> ftruncate(int fd, std::uint64_t length) noexcept {

@@ -31,6 +31,8 @@ inline constexpr int k_madv_collapse = 25;        // Linux 6.1
 [[nodiscard]] SysResult<FileDescriptor> memfd_create(const char* name) noexcept;
 /// The same on the machine's reserved 2 MiB pages. ENOTSUP, ENOSYS, EINVAL: the kernel has none of these.
 [[nodiscard]] SysResult<FileDescriptor> memfd_create_hugetlb(const char* name) noexcept;
+/// Whether a file is on such pages (of any size). The kernel maps those whole, whatever length is asked for.
+[[nodiscard]] SysResult<bool> is_hugetlb(int fd) noexcept;
 SysResult<void> ftruncate(int fd, std::uint64_t length) noexcept;
 SysResult<void> add_seals(int fd, int seals) noexcept;
 /// Gives the file's pages in [offset, offset + length) back; they read as zero afterwards.

@@ -79,6 +79,7 @@ TEST(FaultInjection, every_call_fails_under_its_name) {
     EXPECT_TRUE(failing(Call::open, [] { return open_for_reading("/dev/null"); }));
     EXPECT_TRUE(failing(Call::stat, [] { return facts_of("/dev/null"); }));
     EXPECT_TRUE(failing(Call::stat, [] { return facts_of(0); }));
+    EXPECT_TRUE(failing(Call::stat, [] { return is_hugetlb(0); }));
     EXPECT_TRUE(failing(Call::pagemap_scan, [] { return scan_huge_pages(-1, 0, 4096, {}); }));
     EXPECT_TRUE(failing(Call::spawn, [] { return run_program({"true"}); }));
 }
