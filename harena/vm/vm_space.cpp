@@ -156,8 +156,8 @@ Result<VmPage> VmSpace::take_range(std::uint64_t pages) {
 }
 
 std::optional<AreaRecord> VmSpace::find_vm_area(const void* address) const noexcept {
-    if (!contains(address)) return find_window(address);
     if (fork_guard_.owner_dead()) return std::nullopt;
+    if (!contains(address)) return find_window(address);
     const AreaIndex::Number number = index_.find(page_of(address));
     if (number == AreaIndex::k_none) return std::nullopt;
     // A record that is being written is of an area that comes or goes: it is changed only while nobody finds it.
