@@ -42,13 +42,13 @@ Result<void> VmSpace::map_pages(VmArea* area, const void* start, const void* end
     std::ranges::transform(pages, table.begin(), [&](const Page* page) { return pool_->pfn(page).value() + 1; });
     const std::uint64_t after = edges_of(area->table_, range.first, range.count);
     const std::uint64_t more = after - std::min(before, after);
-    area->has_unmapped_ |= unmapped;
     auto mapped = add_edges(*area, more);
     if (mapped) {
         mapped = map_table(*area, range.first, range.count, VmProtection::read_write, false);
         remove_edges(*area, mapped ? before - std::min(before, after) : more);
     }
     if (!mapped) std::ranges::fill(table, 0U);
+    if (mapped || area->stale_) area->has_unmapped_ |= unmapped;
     return mapped;
 }
 

@@ -226,6 +226,19 @@ TEST_F(Sparse, what_cannot_even_be_undone_is_inaccessible_and_gone_before_its_ad
     EXPECT_EQ(os::find_mapping(reinterpret_cast<std::uint64_t>(fifth), k_page_size)->find("harena"), std::string::npos);
 }
 
+TEST_F(Sparse, unmapped_pages_that_could_not_be_mapped_do_not_change_how_the_area_is_freed) {
+    Page* const hidden = pool_->unmapped().unmapped_pages_alloc(Order{}).value();
+    FailCall failing{Call::mmap, ENOMEM};
+    {
+        const ScopedFaultInjector injected{failing};
+        EXPECT_TRUE(refused(map(4, std::array{hidden}), ENOMEM, "vm.max_map_count"));
+    }
+    ASSERT_TRUE(map(4, some(0, 1)));
+    ASSERT_TRUE(space_->free_vm_area(area_));
+    EXPECT_EQ(space_->statistics().unpurged, 1U);  // unmapped with others, not at once
+    ASSERT_TRUE(pool_->free_pages(hidden, Order{}));
+}
+
 TEST_F(Sparse, each_check_comes_before_the_next_in_one_array) {
     const auto other = make_pool();
     Page* const foreign = other->alloc_pages(Order{}).value();
