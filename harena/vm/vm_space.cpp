@@ -69,12 +69,21 @@ VmSpace::VmSpace(std::byte* base, std::uint64_t bytes, const VmSpaceOptions& opt
       areas_(1) {}
 
 VmSpace::~VmSpace() {
-    if (pool_ != nullptr && !fork_guard_.owner_dead()) pool_->unmapped().alias_holders().remove(*this);
     not_inherited_.reset();
-    (void)os::munmap(base_, bytes_);
-    if (fork_guard_.owner_dead()) return;
-    for (const VmArea& area : areas_) free_blocks(area.blocks_);
-    for (const Unpurged& range : unpurged_) free_blocks(range.blocks);
+    if (fork_guard_.owner_dead()) {
+        (void)os::munmap(base_, bytes_);
+        return;
+    }
+    {
+        // What waits goes before the pool ceases to ask for it: until then, a page that leaves the direct map waits here.
+        const std::lock_guard lock{mutex_};
+        (void)os::munmap(base_, bytes_);
+        for (const VmArea& area : areas_) free_blocks(area.blocks_);
+        for (const Unpurged& range : unpurged_) free_blocks(range.blocks);
+        unpurged_.clear();
+        ram_.clear();
+    }
+    if (pool_ != nullptr) pool_->unmapped().alias_holders().remove(*this);
 }
 
 bool VmSpace::contains(const void* address) const noexcept {

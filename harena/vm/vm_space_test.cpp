@@ -5,6 +5,10 @@
 #include <sys/wait.h>
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <functional>
+#include <future>
 #include <numeric>
 #include <string>
 
@@ -192,6 +196,45 @@ TEST_F(Vmap, pages_that_leave_the_direct_map_have_no_old_address_either) {
     ASSERT_TRUE(space->map_pages(area, at, at + k_page_size, third));
     ASSERT_TRUE(space->free_vm_area(area));
     expect_nothing_is_left(at, third[0]);
+}
+
+/// Calls a function before the first munmap.
+class BeforeMunmap final : public os::FaultInjector {
+public:
+    explicit BeforeMunmap(std::function<void()> call) : call_{std::move(call)} {}
+    int on_call(os::Call call) noexcept override {
+        if (call == os::Call::munmap && !called_.exchange(true)) call_();
+        return 0;
+    }
+
+private:
+    std::function<void()> call_;
+    std::atomic<bool> called_{false};
+};
+
+TEST_F(Vmap, a_space_that_ends_leaves_no_old_address_of_a_page_that_leaves_the_direct_map) {
+    const auto small = make_pool(1);
+    auto space = make_space(small.get());
+    Page* const page = small->alloc_pages(Order{}).value();
+    void* const at = space->vmap(std::array{page}).value();
+    ASSERT_TRUE(space->vunmap(at));
+    ASSERT_TRUE(small->free_pages(page, Order{}));
+    // Another thread wants the page while the space is about to give its addresses back: it has it only after that.
+    std::future<bool> still_there;
+    BeforeMunmap meanwhile{[&] {
+        still_there = std::async(std::launch::async, [&] {
+            Page* const hidden = small->unmapped().unmapped_pages_alloc(k_pageblock_order).value();
+            const bool there = readable(at);
+            EXPECT_TRUE(small->free_pages(hidden, k_pageblock_order));
+            return there;
+        });
+        (void)still_there.wait_for(std::chrono::milliseconds{200});
+    }};
+    {
+        const os::ScopedFaultInjector injected{meanwhile};
+        space.reset();
+        EXPECT_FALSE(still_there.get());
+    }
 }
 
 TEST_F(Vmap, a_page_that_keeps_an_old_address_is_not_handed_out_as_one_without) {
