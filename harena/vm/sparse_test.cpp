@@ -249,15 +249,6 @@ TEST_F(Sparse, each_check_comes_before_the_next_in_one_array) {
     ASSERT_TRUE(other->free_pages(foreign, Order{}));
 }
 
-TEST_F(Sparse, mapping_needs_no_memory_of_ours) {
-    // Bookkeeping is made with the area: nothing grows while pages come and go.
-    for (int i = 0; i < 1000; ++i) {
-        ASSERT_TRUE(map(0, some(0, 16)));
-        ASSERT_TRUE(unmap(0, 16));
-    }
-    EXPECT_EQ(space_->statistics().unpurged, 0U);
-}
-
 TEST_F(Sparse, adjoining_pages_are_one_mapping) {
     Page* const block = pool_->alloc_pages(Order{4}).value();
     std::vector<Page*> run;

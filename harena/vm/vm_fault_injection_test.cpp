@@ -168,19 +168,17 @@ struct Failing {
 };
 
 class VmLayerFails : public testing::TestWithParam<Failing> {};
-INSTANTIATE_TEST_SUITE_P(Calls, VmLayerFails,
-                         testing::Values(Failing{Call::mmap, ENOMEM, false, "mmap"},
-                                         Failing{Call::mremap, ENOMEM, false, "mremap"},
-                                         Failing{Call::stat, ENOMEM, false, "stat"},
-                                         Failing{Call::mprotect, ENOMEM, true, "mprotect"},
-                                         Failing{Call::madvise, ENOMEM, true, "madvise"},
-                                         Failing{Call::memfd_create, EMFILE, false, "memfd_create"},
-                                         Failing{Call::ftruncate, EFBIG, false, "ftruncate"},
-                                         Failing{Call::add_seals, EPERM, false, "add_seals"},
-                                         Failing{Call::getrlimit, EFAULT, true, "getrlimit"},
-                                         Failing{Call::pwrite, EIO, false, "pwrite"},
-                                         Failing{Call::read, EIO, false, "read"}),
-                         [](const auto& parameter) { return parameter.param.name; });
+INSTANTIATE_TEST_SUITE_P(
+    Calls, VmLayerFails,
+    testing::Values(Failing{Call::mmap, ENOMEM, false, "mmap"}, Failing{Call::mremap, ENOMEM, false, "mremap"},
+                    Failing{Call::stat, ENOMEM, false, "stat"}, Failing{Call::mprotect, ENOMEM, true, "mprotect"},
+                    Failing{Call::madvise, ENOMEM, true, "madvise"},
+                    Failing{Call::memfd_create, EMFILE, false, "memfd_create"},
+                    Failing{Call::ftruncate, EFBIG, false, "ftruncate"},
+                    Failing{Call::add_seals, EPERM, false, "add_seals"},
+                    Failing{Call::getrlimit, EFAULT, true, "getrlimit"}, Failing{Call::pwrite, EIO, false, "pwrite"},
+                    Failing{Call::read, EIO, false, "read"}),
+    [](const auto& parameter) { return parameter.param.name; });
 
 TEST_P(VmLayerFails, with_an_error_and_loses_nothing) {
     const Failing& failing = GetParam();
@@ -218,6 +216,25 @@ TEST_P(VmLayerFails, with_an_error_and_loses_nothing) {
         }
         EXPECT_GT(places, 1U) << "the call is made at all";
     }
+}
+
+class VmSparseMemory : public test::VmTest {};
+
+TEST_F(VmSparseMemory, is_made_with_the_area_and_mapping_and_unmapping_need_none) {
+    const auto pages = take_pages(16);
+    VmArea* const area = sparse(64);
+    allocations = 0;
+    in_layer = true;
+    for (std::uint64_t first = 0; first < 48; ++first) {
+        const Result<void> mapped =
+            space_->map_pages(area, plus(area->begin(), first), plus(area->begin(), first + 16), pages);
+        const Result<void> gone = space_->unmap_pages(area, area->begin(), plus(area->begin(), 64));
+        if (!mapped || !gone) break;
+    }
+    in_layer = false;
+    EXPECT_EQ(allocations, 0U);
+    EXPECT_EQ(space_->areas().at(0).pages, 0U);
+    give_pages(pages);
 }
 
 TEST(VmLayer, without_memory_of_its_own_has_ENOMEM_and_loses_nothing) {

@@ -75,7 +75,8 @@ VmSpace::~VmSpace() {
         return;
     }
     {
-        // What waits goes before the pool ceases to ask for it: until then, a page that leaves the direct map waits here.
+        // What waits goes before the pool ceases to ask for it: until then, a page that leaves the direct map waits
+        // here.
         const std::lock_guard lock{mutex_};
         (void)os::munmap(base_, bytes_);
         for (const VmArea& area : areas_) free_blocks(area.blocks_);

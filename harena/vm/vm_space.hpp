@@ -133,8 +133,8 @@ private:
 /// EOWNERDEAD, and there is nothing to be found. Kernel: mm/vmalloc.c.
 class VmSpace final : private AliasHolder {
 public:
-    /// Errors: EINVAL (0 bytes, or more than 64 TiB), ENOTSUP (a hugetlb pool, whose pages cannot be mapped one by one),
-    /// ENOMEM (addresses, RLIMIT_AS), EFBIG (RLIMIT_FSIZE), EMFILE.
+    /// Errors: EINVAL (0 bytes, or more than 64 TiB), ENOTSUP (a hugetlb pool, whose pages cannot be mapped one by
+    /// one), ENOMEM (addresses, RLIMIT_AS), EFBIG (RLIMIT_FSIZE), EMFILE.
     [[nodiscard]] static Result<std::unique_ptr<VmSpace>> create(const VmSpaceOptions& options);
     VmSpace(const VmSpace&) = delete;
     VmSpace& operator=(const VmSpace&) = delete;
