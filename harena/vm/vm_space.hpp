@@ -57,6 +57,7 @@ struct VmAreaOptions {
 struct VmallocOptions {
     /// On pages that have no other address in the process.
     bool unmapped = false;
+    /// Must live until the pages are back: after `vfree`, that is at the next `purge` at the latest.
     PageAccount* account = nullptr;
     std::string_view name = {};
     std::source_location where = std::source_location::current();
@@ -156,8 +157,8 @@ public:
     /// Unmaps the area and frees it. Errors, after which it is as it was: EINVAL (not an area of this space), ENOMEM
     /// (mappings; only if it has pages without another address), EOWNERDEAD.
     Result<void> free_vm_area(VmArea* area);
-    /// The same for the area that begins at `address`; says what it was. Errors: ENOENT (no area begins there),
-    /// EOWNERDEAD.
+    /// The same for the area that begins at `address`; says what it was. Errors: ENOENT (no area begins there), ENOMEM
+    /// (as above, and memory), EOWNERDEAD.
     Result<VmAreaInfo> remove_vm_area(const void* address);
     /// Reserves addresses outside of the space's own range; the space must outlive the window. Errors: EINVAL (0 bytes,
     /// no whole pages, alignment), EEXIST (names the mapping in the way), ENOMEM (names the limit where there is one),
@@ -170,7 +171,7 @@ public:
     /// EINVAL (no pages, or one that is null or not of the pool), ENOMEM (addresses, mappings), EOWNERDEAD.
     [[nodiscard]] Result<void*> vmap(std::span<Page* const> pages, VmProtection protection = VmProtection::read_write,
                                      const VmAreaOptions& options = {});
-    /// Errors: ENOENT (no vmap begins at `address`), EOWNERDEAD.
+    /// Errors: ENOENT (no vmap begins at `address`), ENOMEM (as `free_vm_area`), EOWNERDEAD.
     Result<void> vunmap(const void* address);
 
     /// Memory of whole pages, adjoining in addresses only. Contents are undefined; `vzalloc` gives zeros. Errors:
@@ -180,7 +181,7 @@ public:
     /// Memory with these contents that nothing can change: it is mapped for reading only, and has no other address.
     [[nodiscard]] Result<const void*> vmalloc_sealed(std::span<const std::byte> contents,
                                                      const VmallocOptions& options = {});
-    /// Errors: ENOENT (no vmalloc begins at `address`), EOWNERDEAD.
+    /// Errors: ENOENT (no vmalloc begins at `address`), ENOMEM (as `free_vm_area`), EOWNERDEAD.
     Result<void> vfree(const void* address);
 
     /// Maps `bytes` of a file or device from `offset` (a multiple of 4096) on. Errors: EINVAL (a file on hugetlb pages,
@@ -207,7 +208,8 @@ public:
 
     /// Maps up to 256 pages for a moment, at addresses that are used in turn. Errors as `vmap`, and E2BIG.
     [[nodiscard]] Result<void*> vm_map_ram(std::span<Page* const> pages);
-    /// Errors: ENOENT (no mapping of `count` pages that vm_map_ram made begins there), EOWNERDEAD.
+    /// Errors: ENOENT (no mapping of `count` pages that vm_map_ram made begins there), ENOMEM (mappings; only if a page
+    /// has no other address), EOWNERDEAD.
     Result<void> vm_unmap_ram(const void* address, std::size_t count);
 
     // --- all of it ---
