@@ -226,6 +226,47 @@ TEST_F(Sparse, what_cannot_even_be_undone_is_inaccessible_and_gone_before_its_ad
     EXPECT_EQ(os::find_mapping(reinterpret_cast<std::uint64_t>(fifth), k_page_size)->find("harena"), std::string::npos);
 }
 
+/// At the limit of mappings, all of a sudden: after some calls of mmap, nothing can be mapped or protected.
+class FromSomeCallOn final : public os::FaultInjector {
+public:
+    explicit FromSomeCallOn(int skip) noexcept : skip_{skip} {}
+    int on_call(Call call) noexcept override {
+        if (call == Call::mmap) return skip_-- > 0 ? 0 : ENOMEM;
+        return call == Call::mprotect ? ENOMEM : 0;
+    }
+
+private:
+    int skip_;
+};
+
+TEST_F(Sparse, what_cannot_even_be_undone_is_gone_before_its_page_becomes_one_without_an_address) {
+    for (const bool purged : {true, false}) {
+        const auto small = make_pool(1);
+        const auto space = make_space(small.get());
+        Page* const block = small->alloc_pages(Order{2}).value();
+        VmArea* const area = space->get_vm_area(4 * k_page_size, VmKind::sparse).value();
+        const std::array<Page*, 2> scattered{block, small->page(small->pfn(block) + 2)};
+        std::byte* const at = area->begin();
+        ASSERT_TRUE(space->map_pages(area, plus(at, 3), plus(at, 4), std::span{scattered}.last(1)));
+        {
+            FromSomeCallOn failing{1};
+            const ScopedFaultInjector injected{failing};
+            EXPECT_TRUE(refused(space->map_pages(area, at, plus(at, 2), scattered), ENOMEM, "vm.max_map_count"));
+        }
+        EXPECT_TRUE(readable(at));
+        if (purged) {
+            ASSERT_TRUE(space->purge());
+            EXPECT_FALSE(readable(at));
+            EXPECT_TRUE(readable(plus(at, 3)));  // what is mapped stays
+        }
+        ASSERT_TRUE(space->unmap_pages(area, plus(at, 3), plus(at, 4)));
+        ASSERT_TRUE(small->free_pages(block, Order{2}));
+        Page* const hidden = small->unmapped().unmapped_pages_alloc(k_pageblock_order).value();
+        EXPECT_FALSE(readable(at));
+        ASSERT_TRUE(small->free_pages(hidden, k_pageblock_order));
+    }
+}
+
 TEST_F(Sparse, unmapped_pages_that_could_not_be_mapped_do_not_change_how_the_area_is_freed) {
     Page* const hidden = pool_->unmapped().unmapped_pages_alloc(Order{}).value();
     FailCall failing{Call::mmap, ENOMEM};

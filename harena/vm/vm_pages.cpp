@@ -54,7 +54,7 @@ Result<void> VmSpace::map_table(VmArea& area, std::uint64_t first, std::uint64_t
             std::byte* const begin = area.begin_ + first * k_page_size;
             const std::uint64_t begun = i + run - first;
             if (!map_nothing(page_of(begin), begun)) {
-                area.stale_ = true;  // inaccessible for now, and unmapped before anybody else has the addresses
+                area.stale_ = stale_areas_ = true;  // inaccessible for now, and unmapped with all else that waits
                 (void)os::mprotect(begin, begun * k_page_size, PROT_NONE);
             }
             return map_error(mapped.error(), fmt::format("cannot map {} pages at {}", run, fmt::ptr(at)));

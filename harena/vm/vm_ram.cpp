@@ -87,14 +87,7 @@ Result<void> VmSpace::reset(RamBlock& block) {
 Result<void> VmSpace::unmap_stale(RamBlock& block) {
     if (block.stale_begin >= block.stale_end) return {};
     if (block.live == 0) return reset(block);
-    const auto& table = block.area->table_;
-    for (std::uint64_t page = block.stale_begin; page < block.stale_end; ++page) {
-        if (table[page] != 0) continue;
-        std::uint64_t end = page + 1;
-        while (end < block.stale_end && table[end] == 0) ++end;
-        HARENA_CHECK_OK(map_nothing(page_of(block.area->begin_ + page * k_page_size), end - page));
-        page = end;
-    }
+    HARENA_CHECK_OK(unmap_gaps(*block.area, block.stale_begin, block.stale_end));
     block.stale_begin = k_ram_pages;
     block.stale_end = 0;
     return {};

@@ -271,6 +271,7 @@ Result<void> VmSpace::drop_aliases() { return purge(); }
 
 Result<void> VmSpace::purge_locked() {
     Result<void> result = purge_ram();
+    if (auto gone = unmap_stale_areas(); !gone && result) result = std::move(gone);
     if (!result) ++statistics_.purge_failures;
     if (unpurged_.empty()) return result;
     std::ranges::sort(unpurged_, {}, [](const Unpurged& range) { return range.first; });
@@ -311,6 +312,28 @@ Result<void> VmSpace::map_nothing(VmPage first, std::uint64_t pages) {
         (void)spare_.make();  // or before the next mapping is made
     }
     if (!mapped) return map_error(mapped.error(), fmt::format("cannot unmap {} pages at {}", pages, fmt::ptr(at)));
+    return {};
+}
+
+Result<void> VmSpace::unmap_gaps(const VmArea& area, std::uint64_t first, std::uint64_t end) {
+    const auto& table = area.table_;
+    for (std::uint64_t page = first; page < end; ++page) {
+        if (table[page] != 0) continue;
+        const std::uint64_t begin = page;
+        while (page < end && table[page] == 0) ++page;
+        HARENA_CHECK_OK(map_nothing(page_of(area.begin_ + begin * k_page_size), page - begin));
+    }
+    return {};
+}
+
+Result<void> VmSpace::unmap_stale_areas() {
+    if (!stale_areas_) return {};
+    for (VmArea& area : areas_) {
+        if (!area.stale_ || area.kind_ != VmKind::sparse) continue;
+        HARENA_CHECK_OK(unmap_gaps(area, 0, area.pages_));
+        area.stale_ = false;
+    }
+    stale_areas_ = false;
     return {};
 }
 

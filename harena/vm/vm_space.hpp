@@ -287,6 +287,9 @@ private:
     void take_leave(VmArea& area, bool waits) noexcept;
     void forget(const Unpurged& range) noexcept;
     Result<void> purge_locked();
+    /// Unmaps what is not in an area's table between two of its pages.
+    Result<void> unmap_gaps(const VmArea& area, std::uint64_t first, std::uint64_t end);
+    Result<void> unmap_stale_areas();
 
     /// Room in the budget of mappings for `more`, if need be after unmapping what waits. Errors: ENOMEM.
     Result<void> make_room(std::uint64_t more);
@@ -353,6 +356,7 @@ private:
     std::uint64_t unpurged_pages_ = 0;
     std::vector<std::unique_ptr<RamBlock>> ram_;  // the last one is in use, others wait until their mappings are back
     std::uint64_t edges_ = 0;                     // of all areas and unpurged ranges
+    bool stale_areas_ = false;                    // some sparse area may be stale
     SpareMappings spare_;  // so that what was begun can be undone, and what is mapped can be unmapped
     VmStatistics statistics_;
 };
