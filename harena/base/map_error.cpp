@@ -4,6 +4,7 @@
 #include <sys/resource.h>
 
 #include <cerrno>
+#include <new>
 #include <string>
 
 #include "harena/base/os/memory.hpp"
@@ -20,7 +21,7 @@ std::string value_of(int resource) {
 
 }  // namespace
 
-std::unexpected<Error> map_error(os::SysError error, std::string_view what) {
+std::unexpected<Error> map_error(os::SysError error, std::string_view what) try {
     if (error.code == ENOMEM)
         return fail(
             ENOMEM,
@@ -31,6 +32,8 @@ std::unexpected<Error> map_error(os::SysError error, std::string_view what) {
         return fail(EAGAIN, "{}: the process locks its memory (mlockall) and RLIMIT_MEMLOCK is {}", what,
                     value_of(RLIMIT_MEMLOCK));
     return os::fail_with(error, what);
+} catch (const std::bad_alloc&) {
+    return fail(error.code, "{}", what);
 }
 
 Result<void> check_file_size(std::uint64_t bytes, std::string_view what) {

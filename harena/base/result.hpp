@@ -30,10 +30,15 @@ private:
 template <typename T>
 using Result = std::expected<T, Error>;
 
-/// Makes the failing side of a `Result`: `return fail(EINVAL, "page_cnt is {}", n);`
+namespace detail {
+[[nodiscard]] std::unexpected<Error> fail(int code, fmt::string_view format, fmt::format_args args);
+}
+
+/// Makes the failing side of a `Result`: `return fail(EINVAL, "page_cnt is {}", n);` Throws nothing: where there is no
+/// memory for the sentence, it is "out of memory".
 template <typename... Args>
 [[nodiscard]] std::unexpected<Error> fail(int code, fmt::format_string<Args...> format, Args&&... args) {
-    return std::unexpected<Error>{Error{code, fmt::format(format, std::forward<Args>(args)...)}};
+    return detail::fail(code, format, fmt::make_format_args(args...));
 }
 
 /// Passes the error of one result on as that of another type.

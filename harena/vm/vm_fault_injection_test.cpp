@@ -4,7 +4,9 @@
 #include <cerrno>
 #include <cstdlib>
 #include <new>
+#include <optional>
 #include <string>
+#include <tuple>
 #include <type_traits>
 
 #include "harena/base/os/fault_injection.hpp"
@@ -14,6 +16,7 @@ namespace {
 
 /// Which allocation of this thread fails, counted from 1 on in layer code; 0: none does.
 thread_local std::uint64_t failing_allocation = 0;
+thread_local bool and_all_later_ones = false;
 thread_local std::uint64_t allocations = 0;
 thread_local bool in_layer = false;
 
@@ -21,7 +24,8 @@ thread_local bool in_layer = false;
 
 // All that layer code uses, apart from arrays; the compiler shall not see that they are malloc and free.
 [[gnu::noinline]] void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept {
-    if (in_layer && ++allocations == failing_allocation) return nullptr;
+    if (in_layer && ++allocations >= failing_allocation && failing_allocation != 0)
+        if (allocations == failing_allocation || and_all_later_ones) return nullptr;
     return std::malloc(bytes == 0 ? 1 : bytes);
 }
 [[gnu::noinline]] void* operator new(std::size_t bytes) {
@@ -237,17 +241,79 @@ TEST_F(VmSparseMemory, is_made_with_the_area_and_mapping_and_unmapping_need_none
     give_pages(pages);
 }
 
-TEST(VmLayer, without_memory_of_its_own_has_ENOMEM_and_loses_nothing) {
+TEST(VmLayer, index_of_whole_slots_takes_no_memory) {
+    constexpr std::uint64_t k_gib_pages = 1U << 18;
+    AreaIndex index{8 * k_gib_pages};
+    const auto tables = [&](std::uint64_t begin, std::uint64_t end) {
+        allocations = 0;
+        in_layer = true;
+        const bool prepared = index.prepare(VmPage{begin}, VmPage{end}).has_value();
+        in_layer = false;
+        EXPECT_TRUE(prepared);
+        return allocations;
+    };
+    EXPECT_EQ(tables(k_gib_pages, 3 * k_gib_pages), 0U);
+    EXPECT_GE(tables(4 * k_gib_pages, 4 * k_gib_pages + 1024), 1U);  // one, and the list of them
+    EXPECT_EQ(tables(4 * k_gib_pages + 512, 4 * k_gib_pages + 1024), 0U);
+    EXPECT_GE(tables(4 * k_gib_pages, 4 * k_gib_pages + 513), 1U);
+}
+
+TEST(VmLayer, areas_that_there_was_no_memory_for_leave_their_numbers) {
+    const auto space = VmSpace::create({.bytes = 64 * k_mib, .max_areas = 3}).value();
+    for (std::uint64_t place = 1;; ++place) {
+        allocations = 0;
+        failing_allocation = place;
+        in_layer = true;
+        const auto area = space->get_vm_area(16 * k_page_size, VmKind::sparse);
+        in_layer = false;
+        failing_allocation = 0;
+        if (area) break;
+        EXPECT_TRUE(test::refused(area, ENOMEM, "no memory"));
+    }
+    EXPECT_TRUE(test::ok(space->get_vm_area(1, VmKind::map)));
+    EXPECT_TRUE(test::ok(space->get_vm_area(1, VmKind::map)));
+}
+
+class VmAbandoned : public test::VmTest {};
+
+TEST_F(VmAbandoned, areas_are_nobodys_even_if_what_has_no_other_address_cannot_be_unmapped) {
+    Page* const hidden = pool_->unmapped().unmapped_pages_alloc(Order{2}).value();
+    const std::array<Page*, 2> scattered{hidden, pool_->page(pool_->pfn(hidden) + 2)};
+    {
+        FailCall failing{Call::mmap, ENOMEM, 1, FailCall::Repeat::always};
+        const ScopedFaultInjector injected{failing};
+        EXPECT_TRUE(test::refused(space_->vmap(scattered), ENOMEM, "vm.max_map_count"));
+    }
+    EXPECT_EQ(space_->statistics().areas, 0U);
+    EXPECT_EQ(space_->statistics().unpurged, 1U);
+    ASSERT_TRUE(space_->purge());
+    EXPECT_EQ(space_->statistics().vmas, 1U);
+    EXPECT_EQ(space_->statistics().free_bytes, space_->bytes());
+    ASSERT_TRUE(pool_->free_pages(hidden, Order{2}));
+}
+
+/// Errors are made without memory too, those of system calls among them: nothing is thrown, and nothing lost on the
+/// way.
+class VmLayerWithoutMemory : public testing::TestWithParam<std::tuple<bool, bool>> {};
+INSTANTIATE_TEST_SUITE_P(OnceOrForGood, VmLayerWithoutMemory, testing::Combine(testing::Bool(), testing::Bool()));
+
+TEST_P(VmLayerWithoutMemory, of_its_own_has_ENOMEM_and_loses_nothing) {
+    const auto& [for_good, without_mappings] = GetParam();
     std::uint64_t places = 1;
     for (bool failed = true; failed; ++places) {
         SCOPED_TRACE(places);
         Life life;
+        FailCall mappings{Call::mmap, ENOMEM, 20, FailCall::Repeat::always};
+        std::optional<ScopedFaultInjector> injected;
+        if (without_mappings) injected.emplace(mappings);
         allocations = 0;
+        and_all_later_ones = for_good;
         failing_allocation = places;
         EXPECT_NO_THROW(life.run());
         in_layer = false;
         failing_allocation = 0;
         failed = allocations >= places;
+        injected.reset();
         for (const Error& error : life.errors()) EXPECT_EQ(error.code(), ENOMEM) << error.message();
         life.expect_whole();
         if (HasFailure()) return;

@@ -57,7 +57,7 @@ Result<void> VmSpace::map_table(VmArea& area, std::uint64_t first, std::uint64_t
                 area.stale_ = stale_areas_ = true;  // inaccessible for now, and unmapped with all else that waits
                 (void)os::mprotect(begin, begun * k_page_size, PROT_NONE);
             }
-            return map_error(mapped.error(), fmt::format("cannot map {} pages at {}", run, fmt::ptr(at)));
+            return map_error(mapped.error(), "cannot map {} pages at {}", run, fmt::ptr(at));
         }
         i += run;
     }
@@ -197,7 +197,7 @@ Result<void> VmSpace::vfree(const void* address) { return free_at(address, {VmKi
 
 Result<void> VmSpace::map_device(VmArea& area, int fd, std::uint64_t offset, VmProtection protection) {
     const auto failed = [&](os::SysError error) {
-        return map_error(error, fmt::format("cannot map {} bytes of the file", area.bytes()));
+        return map_error(error, "cannot map {} bytes of the file", area.bytes());
     };
     const auto hugetlb = os::is_hugetlb(fd);
     if (!hugetlb) return failed(hugetlb.error());

@@ -311,7 +311,7 @@ Result<void> VmSpace::map_nothing(VmPage first, std::uint64_t pages) {
         mapped = map();
         (void)spare_.make();  // or before the next mapping is made
     }
-    if (!mapped) return map_error(mapped.error(), fmt::format("cannot unmap {} pages at {}", pages, fmt::ptr(at)));
+    if (!mapped) return map_error(mapped.error(), "cannot unmap {} pages at {}", pages, fmt::ptr(at));
     return {};
 }
 

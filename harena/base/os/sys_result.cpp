@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <cstring>
+#include <new>
 
 namespace harena::os {
 
@@ -12,6 +13,14 @@ std::string describe(SysError error) {
     const char* const text = ::strerrordesc_np(error.code);
     if (name == nullptr || text == nullptr) return fmt::format("error {}", error.code);
     return fmt::format("{}, {}", name, text);
+}
+
+std::unexpected<Error> fail_with(SysError error, std::string_view what) {
+    try {
+        return fail(error.code, "{}: {}", what, describe(error));
+    } catch (const std::bad_alloc&) {
+        return fail(error.code, "{}", what);
+    }
 }
 
 void FileDescriptor::reset() noexcept {

@@ -22,10 +22,8 @@ using SysResult = std::expected<T, SysError>;
 /// errno's name and text: "ENOMEM, Cannot allocate memory".
 [[nodiscard]] std::string describe(SysError error);
 
-/// The `Error` of a failed system call: "<what>: ENOMEM, Cannot allocate memory".
-[[nodiscard]] inline std::unexpected<Error> fail_with(SysError error, std::string_view what) {
-    return fail(error.code, "{}: {}", what, describe(error));
-}
+/// The `Error` of a failed system call: "<what>: ENOMEM, Cannot allocate memory". Throws nothing.
+[[nodiscard]] std::unexpected<Error> fail_with(SysError error, std::string_view what);
 
 /// Owns a file descriptor.
 class FileDescriptor {
