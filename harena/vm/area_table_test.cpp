@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "harena/vm/area_table.hpp"
 
+#include <unistd.h>
+
 #include <cstring>
+#include <filesystem>
 #include <random>
 #include <string>
+#include <system_error>
 
 #include <gtest/gtest.h>
 
@@ -42,6 +46,19 @@ TEST(AreaTable, has_so_many_numbers) {
     EXPECT_TRUE(test::refused(table->take(), ENOMEM, "1048576 areas at most"));
     table->give(77);
     EXPECT_EQ(table->take(), 77U);
+}
+
+TEST(AreaTable, its_file_keeps_its_size) {
+    const auto table = AreaTable::create(nullptr, k_page_size, 100).value();
+    int file = -1;
+    for (const auto& entry : std::filesystem::directory_iterator{"/proc/self/fd"}) {
+        std::error_code gone;
+        if (std::filesystem::read_symlink(entry.path(), gone).string().starts_with("/memfd:harena:areas"))
+            file = std::stoi(entry.path().filename().string());
+    }
+    ASSERT_GE(file, 0);
+    EXPECT_EQ(::ftruncate(file, 0), -1) << "or whoever reads it would have a SIGBUS";
+    EXPECT_EQ(::ftruncate(file, 1 << 30), -1);
 }
 
 TEST(AreaTable, text_is_cut_at_its_begin_and_ends_with_a_zero_byte) {

@@ -58,6 +58,16 @@ TEST_F(VmRead, reads_what_has_no_other_address_and_nothing_of_devices) {
     EXPECT_TRUE(all(read(device, k_page_size), 0));
 }
 
+TEST_F(VmRead, reads_nothing_of_a_page_that_its_owner_freed_while_it_was_mapped) {
+    const auto pages = take_pages(2);
+    void* const at = space_->vmap(pages).value();
+    ASSERT_TRUE(pool_->free_pages(pages[0], Order{}));
+    EXPECT_TRUE(all(read(at, k_page_size), 0));
+    EXPECT_TRUE(all(read(plus(at, 1), k_page_size), 2));
+    ASSERT_TRUE(space_->vunmap(at));
+    give_pages(std::span{pages}.last(1));
+}
+
 TEST_F(VmRead, is_of_the_space_only) {
     std::byte byte{};
     EXPECT_TRUE(refused(space_->read(&byte, space_->base() - 1, 1), ERANGE, "not in the space"));

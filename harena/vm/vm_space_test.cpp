@@ -11,6 +11,7 @@
 #include <future>
 #include <numeric>
 #include <string>
+#include <thread>
 
 #include "harena/base/os/fault_injection.hpp"
 #include "harena/base/os/memory.hpp"
@@ -61,6 +62,44 @@ TEST_F(VmAreas, are_found_by_every_address_in_them_and_their_guard) {
     EXPECT_FALSE(space_->find_vm_area(begin));
 }
 
+TEST_F(VmAreas, that_come_and_go_are_found_only_where_they_are) {
+    constexpr std::uint64_t k_pages = 24;
+    std::atomic<bool> ends{false};
+    std::uint64_t found_any = 0;
+    std::jthread looks{[&] {
+        for (std::uint64_t i = 0; i < 1000 || !ends.load(); ++i) {
+            const std::byte* const at = space_->base() + i % k_pages * k_page_size + 7;
+            const auto found = space_->find_vm_area(at);
+            if (!found) continue;
+            ++found_any;
+            ASSERT_EQ(found->state, AreaState::live);
+            ASSERT_LT(reinterpret_cast<std::uint64_t>(at) - found->begin, found->bytes + found->guard_bytes);
+        }
+    }};
+    // Numbers are used again at once, for areas elsewhere; what had pages waits for a while, with its record.
+    const auto pages = take_pages(1);
+    constexpr int k_rounds = test::k_sanitizer ? 5'000 : 50'000;
+    for (int round = 0; round < k_rounds; ++round) {
+        VmArea* const low =
+            space_->get_vm_area((1 + static_cast<std::uint64_t>(round) % 5) * k_page_size, VmKind::sparse).value();
+        VmArea* const high = space_->get_vm_area(2 * k_page_size, VmKind::map).value();
+        if (round % 4 == 0) {
+            ASSERT_TRUE(space_->map_pages(low, low->begin(), plus(low->begin(), 1), pages));
+        }
+        ASSERT_TRUE(space_->free_vm_area(low));
+        VmArea* const other = space_->get_vm_area(k_page_size, VmKind::map).value();
+        ASSERT_TRUE(space_->free_vm_area(high));
+        ASSERT_TRUE(space_->free_vm_area(other));
+        if (round % 4 == 0) {
+            ASSERT_TRUE(space_->purge());
+        }
+    }
+    ends = true;
+    looks.join();
+    EXPECT_GT(found_any, 0U);
+    give_pages(pages);
+}
+
 TEST_F(VmAreas, that_cannot_be_are_refused) {
     EXPECT_TRUE(refused(space_->get_vm_area(0, VmKind::map), EINVAL, "0 bytes"));
     EXPECT_TRUE(refused(space_->get_vm_area(k_space_bytes + 1, VmKind::map), ENOMEM, "in a space of"));
@@ -77,6 +116,10 @@ TEST_F(VmAreas, freed_twice_or_elsewhere_are_refused) {
     const auto other = make_space(pool_.get());
     VmArea* const area = space_->get_vm_area(k_page_size, VmKind::map).value();
     EXPECT_TRUE(refused(other->free_vm_area(area), EINVAL, "not an area of this space"));
+    (void)other->get_vm_area(k_page_size, VmKind::map).value();  // its number is that of `area`
+    EXPECT_TRUE(refused(other->free_vm_area(area), EINVAL, "not an area of this space"));
+    EXPECT_EQ(other->statistics().areas, 1U);
+    ASSERT_TRUE(other->remove_vm_area(other->base()));
     EXPECT_TRUE(refused(space_->free_vm_area(nullptr), EINVAL, "not an area"));
     std::byte* const begin = area->begin();
     EXPECT_TRUE(refused(space_->remove_vm_area(begin + k_page_size), ENOENT, "no area begins at"));
@@ -198,18 +241,16 @@ TEST_F(Vmap, pages_that_leave_the_direct_map_have_no_old_address_either) {
     expect_nothing_is_left(at, third[0]);
 }
 
-/// Calls a function before the first munmap.
-class BeforeMunmap final : public os::FaultInjector {
+/// Does something before the first call of a kind, which fails with what that returns.
+class AtFirst final : public os::FaultInjector {
 public:
-    explicit BeforeMunmap(std::function<void()> call) : call_{std::move(call)} {}
-    int on_call(os::Call call) noexcept override {
-        if (call == os::Call::munmap && !called_.exchange(true)) call_();
-        return 0;
-    }
+    AtFirst(os::Call call, std::function<int()> does) : call_{call}, does_{std::move(does)} {}
+    int on_call(os::Call call) noexcept override { return call == call_ && !done_.exchange(true) ? does_() : 0; }
 
 private:
-    std::function<void()> call_;
-    std::atomic<bool> called_{false};
+    os::Call call_;
+    std::function<int()> does_;
+    std::atomic<bool> done_{false};
 };
 
 TEST_F(Vmap, a_space_that_ends_leaves_no_old_address_of_a_page_that_leaves_the_direct_map) {
@@ -221,15 +262,16 @@ TEST_F(Vmap, a_space_that_ends_leaves_no_old_address_of_a_page_that_leaves_the_d
     ASSERT_TRUE(small->free_pages(page, Order{}));
     // Another thread wants the page while the space is about to give its addresses back: it has it only after that.
     std::future<bool> still_there;
-    BeforeMunmap meanwhile{[&] {
-        still_there = std::async(std::launch::async, [&] {
-            Page* const hidden = small->unmapped().unmapped_pages_alloc(k_pageblock_order).value();
-            const bool there = readable(at);
-            EXPECT_TRUE(small->free_pages(hidden, k_pageblock_order));
-            return there;
-        });
-        (void)still_there.wait_for(std::chrono::milliseconds{200});
-    }};
+    AtFirst meanwhile{os::Call::munmap, [&] {
+                          still_there = std::async(std::launch::async, [&] {
+                              Page* const hidden = small->unmapped().unmapped_pages_alloc(k_pageblock_order).value();
+                              const bool there = readable(at);
+                              EXPECT_TRUE(small->free_pages(hidden, k_pageblock_order));
+                              return there;
+                          });
+                          (void)still_there.wait_for(std::chrono::milliseconds{200});
+                          return 0;
+                      }};
     {
         const os::ScopedFaultInjector injected{meanwhile};
         space.reset();
@@ -351,6 +393,18 @@ TEST_F(Vmalloc, sealed_contents_can_be_read_and_nothing_can_change_them) {
     EXPECT_TRUE(refused(space_->vmalloc_sealed({}), EINVAL, "0 bytes"));
 }
 
+TEST_F(Vmalloc, sealed_contents_end_with_zeros_whatever_was_in_their_page) {
+    const auto small = make_pool(1);
+    const auto space = make_space(small.get());
+    void* const before = space->vmalloc(k_pageblock_pages * k_page_size, {.unmapped = true}).value();
+    std::memset(before, 0xff, k_pageblock_pages * k_page_size);
+    ASSERT_TRUE(space->vfree(before));
+    const std::array<std::byte, 3> contents{std::byte{1}, std::byte{2}, std::byte{3}};
+    const auto* const at = static_cast<const std::byte*>(space->vmalloc_sealed(contents).value());
+    EXPECT_EQ(byte_at(at + 2), 3);
+    EXPECT_TRUE(test::is_zero(at + 3, k_page_size - 3));
+}
+
 TEST_F(Vmalloc, what_is_freed_is_unmapped_later_and_together) {
     std::vector<void*> all;
     for (int i = 0; i < 50; ++i) all.push_back(space_->vmalloc(4 * k_page_size).value());
@@ -451,7 +505,8 @@ TEST_F(VmTest, a_device_that_refuses_leaves_no_hole_in_the_space) {
 
 TEST_F(VmTest, a_device_that_cannot_be_moved_into_the_space_is_not_left_beside_it) {
     const std::size_t mappings = test::count_mappings("memfd:harena:pages");
-    os::FailCall failing{os::Call::mremap, ENOMEM};
+    // The kernel had begun: what was there is gone.
+    AtFirst failing{os::Call::mremap, [&] { return ::munmap(space_->base(), k_page_size) == 0 ? ENOMEM : EFAULT; }};
     {
         const os::ScopedFaultInjector injected{failing};
         EXPECT_TRUE(refused(space_->ioremap(pool_->fd(), 0, k_page_size), ENOMEM, "vm.max_map_count"));
@@ -573,6 +628,7 @@ TEST_F(VmTest, a_child_after_fork_has_a_reservation_and_no_space) {
             refused(space_->map_pages(nullptr, at, at, {}), EOWNERDEAD, "") &&
             refused(space_->unmap_pages(nullptr, at, at), EOWNERDEAD, "") && !space_->find_vm_area(at) &&
             space_->areas().empty() && space_->vmallocinfo().empty() && space_->statistics().areas == 0 &&
+            test::count_mappings("memfd:harena:") == 0 &&
             ::mmap(at, k_page_size, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) == MAP_FAILED;
         ::_exit(right ? 0 : 1);
     }
