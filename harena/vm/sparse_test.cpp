@@ -99,6 +99,7 @@ TEST_F(Sparse, second_more_pages_than_the_machine_has_are_E2BIG) {
     EXPECT_TRUE(refused(space_->map_pages(area_, at(0), at(machine + 1), {}), E2BIG, "the machine has"));
     EXPECT_TRUE(refused(space_->unmap_pages(area_, at(0), at(machine + 1)), E2BIG, "the machine has"));
     EXPECT_TRUE(refused(space_->map_pages(area_, at(5), at(4), {}), E2BIG, "the machine has"));  // a very long range
+    EXPECT_TRUE(refused(space_->map_pages(area_, at(0), at(machine), {}), ERANGE, "the area is from"));
 }
 
 TEST_F(Sparse, third_outside_of_the_area_is_ERANGE) {
@@ -150,6 +151,7 @@ TEST_F(Sparse, a_system_call_that_fails_leaves_the_area_as_it_was) {
     ASSERT_TRUE(map(0, some(15, 1)));
     // No two of these adjoin: as many mappings as pages.
     const std::array<Page*, 4> scattered{pages_[3], pages_[9], pages_[1], pages_[12]};
+    const std::uint64_t mappings = space_->statistics().vmas;
     std::uint64_t places = 0;
     for (;; ++places) {
         FailCall failing{Call::mmap, ENOMEM, places};
@@ -164,6 +166,7 @@ TEST_F(Sparse, a_system_call_that_fails_leaves_the_area_as_it_was) {
         }
         EXPECT_EQ(seen(), "p................") << places;
         EXPECT_EQ(space_->areas().at(0).pages, 1U);
+        EXPECT_EQ(space_->statistics().vmas, mappings);
     }
     EXPECT_EQ(places, 4U);
     EXPECT_EQ(seen(), "p...djbm.........");
@@ -191,7 +194,25 @@ private:
     int skip_;
 };
 
-TEST_F(Sparse, a_hole_that_a_failed_system_call_leaves_is_reserved_again) {
+TEST_F(Sparse, a_hole_that_cannot_be_made_counts_as_no_mapping) {
+    Page* const block = pool_->alloc_pages(Order{2}).value();
+    std::vector<Page*> run;
+    for (std::uint32_t i = 0; i < 4; ++i) run.push_back(pool_->page(pool_->pfn(block) + i));
+    ASSERT_TRUE(map(2, run));
+    const std::uint64_t mappings = space_->statistics().vmas;
+    {
+        FailCall failing{Call::mmap, ENOMEM, 0, FailCall::Repeat::always};
+        const ScopedFaultInjector injected{failing};
+        EXPECT_TRUE(refused(unmap(3, 4), ENOMEM, "cannot unmap"));
+    }
+    EXPECT_EQ(space_->statistics().vmas, mappings);
+    ASSERT_TRUE(unmap(3, 4));
+    EXPECT_EQ(space_->statistics().vmas, mappings + 2);
+    ASSERT_TRUE(unmap(0, 16));
+    ASSERT_TRUE(pool_->free_pages(block, Order{2}));
+}
+
+TEST_F(Sparse, a_gap_that_a_failed_system_call_leaves_is_reserved_again) {
     const std::array<Page*, 3> scattered{pages_[3], pages_[9], pages_[1]};
     for (int place = 0; place < 3; ++place) {
         HoleInstead failing{at(4 + static_cast<std::uint64_t>(place)), k_page_size, place};
@@ -240,7 +261,8 @@ private:
 };
 
 TEST_F(Sparse, what_cannot_even_be_undone_is_gone_before_its_page_becomes_one_without_an_address) {
-    for (const bool purged : {true, false}) {
+    enum class Then : std::uint8_t { purge, unmap, nothing };
+    for (const Then then : {Then::purge, Then::unmap, Then::nothing}) {
         const auto small = make_pool(1);
         const auto space = make_space(small.get());
         Page* const block = small->alloc_pages(Order{2}).value();
@@ -254,8 +276,8 @@ TEST_F(Sparse, what_cannot_even_be_undone_is_gone_before_its_page_becomes_one_wi
             EXPECT_TRUE(refused(space->map_pages(area, at, plus(at, 2), scattered), ENOMEM, "vm.max_map_count"));
         }
         EXPECT_TRUE(readable(at));
-        if (purged) {
-            ASSERT_TRUE(space->purge());
+        if (then != Then::nothing) {
+            ASSERT_TRUE(then == Then::purge ? space->purge() : space->unmap_pages(area, at, plus(at, 2)));
             EXPECT_FALSE(readable(at));
             EXPECT_TRUE(readable(plus(at, 3)));  // what is mapped stays
         }
