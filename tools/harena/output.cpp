@@ -63,6 +63,9 @@ int report(int status, const Error& error) {
     return status;
 }
 
-void print_json(const Json& json) { fmt::print("{}\n", json.dump(2, ' ', false, Json::error_handler_t::replace)); }
+void print_json(const Json& json) {
+    // In ASCII: control characters and what reverses text are above that, too.
+    fmt::print("{}\n", json.dump(2, ' ', true, Json::error_handler_t::replace));
+}
 
 }  // namespace harena::tool

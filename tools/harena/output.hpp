@@ -28,7 +28,7 @@ using Json = nlohmann::ordered_json;
 /// Prints "harena: <message>" on one line of stderr and returns `status`.
 int report(int status, const Error& error);
 
-/// Prints `json` on stdout; bytes that are not UTF-8 are replaced.
+/// Prints `json` on stdout, in ASCII; bytes that are not UTF-8 are replaced.
 void print_json(const Json& json);
 
 }  // namespace harena::tool
