@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
 #include <memory>
 #include <random>
@@ -21,6 +22,7 @@
 #include "harena/vm/area_table.hpp"
 #include "harena/vm/vm_space.hpp"
 #include "tools/harena/area_file.hpp"
+#include "tools/harena/output.hpp"
 #include "tools/harena/page_grid.hpp"
 #include "tools/harena/picture.hpp"
 #include "tools/harena/proc_maps.hpp"
@@ -364,6 +366,31 @@ TEST(LookAtProcess, false_files_beside_true_ones_are_reported) {
     EXPECT_EQ(view->arenas.size(), 1U);
     ASSERT_EQ(view->unreadable.size(), 1U);
     EXPECT_NE(view->unreadable[0].find("not a file of areas"), std::string::npos);
+}
+
+TEST(LookAtProcess, spaces_at_the_same_addresses_cannot_be) {
+    const std::array<std::uint64_t, 4> header{AreaTable::k_magic, 0x7f00'0000'0000, k_gib, 0};
+    std::vector<os::FileDescriptor> files;
+    std::vector<void*> mapped;
+    for (int i = 0; i < 3; ++i) {
+        files.push_back(os::memfd_create("harena:areas").value());
+        ASSERT_TRUE(os::ftruncate(files.back().get(), k_page_size));
+        ASSERT_TRUE(os::pwrite(files.back().get(), header.data(), sizeof header, 0));
+        mapped.push_back(os::mmap(nullptr, k_page_size, PROT_READ, MAP_SHARED, files.back().get(), 0).value());
+    }
+    const auto view = look_at_process("self");
+    for (void* const at : mapped) EXPECT_TRUE(os::munmap(at, k_page_size));
+    ASSERT_TRUE(view) << view.error().message();
+    EXPECT_EQ(std::ranges::count_if(view->spaces, [&](const SpaceView& space) { return space.base == header[1]; }), 1);
+    EXPECT_EQ(view->damaged, 2U);
+}
+
+TEST(PrintJson, does_nothing_to_a_terminal) {
+    testing::internal::CaptureStdout();
+    print_json({{"name", "\u009b2J\u202e\x1b[2J\xff"}});
+    (void)std::fflush(stdout);
+    const std::string text = testing::internal::GetCapturedStdout();
+    EXPECT_TRUE(std::ranges::all_of(text, [](char c) { return c == '\n' || (c >= ' ' && c < '\x7f'); })) << text;
 }
 
 TEST(LookAtProcess, what_is_no_process_is_refused) {

@@ -70,9 +70,12 @@ double share(std::uint64_t part, std::uint64_t whole) noexcept {
     return whole == 0 ? 0 : std::min(1.0, static_cast<double>(part) / static_cast<double>(whole));
 }
 
+std::uint64_t end_of(const VmAreaInfo& area) noexcept {
+    return reinterpret_cast<std::uint64_t>(area.begin) + area.bytes + area.guard_bytes;
+}
+
 Block block_of(const VmAreaInfo& area) {
-    const auto begin = reinterpret_cast<std::uint64_t>(area.begin);
-    Block block{.begin = begin - area.guard_below, .end = begin + area.bytes + area.guard_bytes};
+    Block block{.begin = reinterpret_cast<std::uint64_t>(area.begin) - area.guard_below, .end = end_of(area)};
     block.words = word_of(area);
     if (!area.name.empty() && !area.unpurged && area.name != block.words) block.words += " " + xml_text(area.name, 20);
     block.more = short_bytes(area.bytes);
@@ -134,7 +137,7 @@ void add_space(const SpaceView& space, const std::vector<VmAreaInfo>& areas, std
         if (++drawn > k_max_areas_of_space) {
             Block& last = blocks.back();
             ++last.bundled;
-            last.end = std::max(last.end, block_of(area).end);
+            last.end = std::max(last.end, end_of(area));
             last.words = fmt::format("{} more areas", grouped(last.bundled));
             last.more.clear();
             last.filled = 0;

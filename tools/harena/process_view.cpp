@@ -165,6 +165,13 @@ private:
             std::ranges::move(table->areas, std::back_inserter(view_.areas));
         }
         std::ranges::sort(view_.spaces, {}, &SpaceView::base);
+        // No two have the same addresses; and what is in one is drawn in one only.
+        std::uint64_t end_of_last = 0;
+        view_.damaged += std::erase_if(view_.spaces, [&](const SpaceView& space) {
+            const bool overlaps = space.base < end_of_last;
+            if (!overlaps) end_of_last = space.base + space.bytes;
+            return overlaps;
+        });
     }
 
     // An arena is what is mapped in an area of the backed form.
