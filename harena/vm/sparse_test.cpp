@@ -247,19 +247,6 @@ TEST_F(Sparse, what_cannot_even_be_undone_is_inaccessible_and_gone_before_its_ad
     EXPECT_EQ(os::find_mapping(reinterpret_cast<std::uint64_t>(fifth), k_page_size)->find("harena"), std::string::npos);
 }
 
-/// At the limit of mappings, all of a sudden: after some calls of mmap, nothing can be mapped or protected.
-class FromSomeCallOn final : public os::FaultInjector {
-public:
-    explicit FromSomeCallOn(int skip) noexcept : skip_{skip} {}
-    int on_call(Call call) noexcept override {
-        if (call == Call::mmap) return skip_-- > 0 ? 0 : ENOMEM;
-        return call == Call::mprotect ? ENOMEM : 0;
-    }
-
-private:
-    int skip_;
-};
-
 TEST_F(Sparse, what_cannot_even_be_undone_is_gone_before_its_page_becomes_one_without_an_address) {
     enum class Then : std::uint8_t { purge, unmap, nothing };
     for (const Then then : {Then::purge, Then::unmap, Then::nothing}) {
@@ -271,7 +258,7 @@ TEST_F(Sparse, what_cannot_even_be_undone_is_gone_before_its_page_becomes_one_wi
         std::byte* const at = area->begin();
         ASSERT_TRUE(space->map_pages(area, plus(at, 3), plus(at, 4), std::span{scattered}.last(1)));
         {
-            FromSomeCallOn failing{1};
+            test::AtLimitAfter failing{1};
             const ScopedFaultInjector injected{failing};
             EXPECT_TRUE(refused(space->map_pages(area, at, plus(at, 2), scattered), ENOMEM, "vm.max_map_count"));
         }

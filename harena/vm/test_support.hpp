@@ -17,6 +17,7 @@
 
 #include <gtest/gtest.h>
 
+#include "harena/base/os/fault_injection.hpp"
 #include "harena/base/test_support.hpp"
 #include "harena/page/unmapped_cache.hpp"
 #include "harena/vm/vm_space.hpp"
@@ -57,6 +58,19 @@ protected:
 
     std::unique_ptr<PagePool> pool_ = make_pool();
     std::unique_ptr<VmSpace> space_ = make_space(pool_.get());
+};
+
+/// At the limit of mappings, all of a sudden: after some calls of mmap, nothing can be mapped or protected.
+class AtLimitAfter final : public os::FaultInjector {
+public:
+    explicit AtLimitAfter(int skip) noexcept : skip_{skip} {}
+    int on_call(os::Call call) noexcept override {
+        if (call == os::Call::mmap) return skip_-- > 0 ? 0 : ENOMEM;
+        return call == os::Call::mprotect ? ENOMEM : 0;
+    }
+
+private:
+    int skip_;
 };
 
 }  // namespace harena::test

@@ -539,6 +539,7 @@ TEST_F(VmMapRam, maps_pages_at_addresses_that_are_used_once_before_they_come_aga
     }
     std::ranges::sort(seen);
     EXPECT_TRUE(std::ranges::adjacent_find(seen) == seen.end());
+    EXPECT_EQ(space_->statistics().vmas, 1U);
     EXPECT_EQ(space_->vm_map_ram(pages).value(), seen[0]);  // all were back: the block begins anew
     give_pages(pages);
 }
@@ -556,12 +557,47 @@ TEST_F(VmMapRam, mappings_that_are_held_keep_their_block) {
     give_pages(pages);
 }
 
+TEST_F(VmMapRam, what_could_not_be_unmapped_is_before_its_block_begins_anew) {
+    const auto pages = take_pages(4);
+    std::vector<void*> all;
+    for (int i = 0; i < 256; ++i) all.push_back(space_->vm_map_ram(pages).value());
+    {
+        os::FailCall failing{os::Call::mmap, ENOMEM, 0, os::FailCall::Repeat::always};
+        const os::ScopedFaultInjector injected{failing};
+        for (void* const at : all) ASSERT_TRUE(space_->vm_unmap_ram(at, 4));
+    }
+    EXPECT_TRUE(readable(plus(all[0], 1)));
+    void* const again = space_->vm_map_ram(std::span{pages}.first(1)).value();
+    EXPECT_EQ(again, all[0]);
+    EXPECT_FALSE(readable(plus(again, 1)));
+    EXPECT_FALSE(readable(all[255]));
+    give_pages(pages);
+}
+
+TEST_F(VmMapRam, what_a_failed_call_could_not_undo_goes_with_all_that_waits) {
+    const auto pages = take_pages(3);
+    void* const held = space_->vm_map_ram(std::span{pages}.first(1)).value();
+    {
+        // The first page of two that do not adjoin is mapped; after that, nothing can be mapped or protected.
+        test::AtLimitAfter failing{1};
+        const os::ScopedFaultInjector injected{failing};
+        EXPECT_TRUE(refused(space_->vm_map_ram(std::array{pages[2], pages[0]}), ENOMEM, "vm.max_map_count"));
+    }
+    EXPECT_TRUE(readable(plus(held, 1)));
+    ASSERT_TRUE(space_->purge());
+    EXPECT_FALSE(readable(plus(held, 1)));
+    EXPECT_EQ(byte_at(held), 1);
+    ASSERT_TRUE(space_->vm_unmap_ram(held, 1));
+    give_pages(pages);
+}
+
 TEST_F(VmMapRam, wrong_calls_are_refused) {
     const auto pages = take_pages(2);
     void* const at = space_->vm_map_ram(pages).value();
     EXPECT_TRUE(refused(space_->vm_unmap_ram(at, 1), ENOENT, "no vm_map_ram of 1 pages"));
     EXPECT_TRUE(refused(space_->vm_unmap_ram(plus(at, 1), 1), ENOENT, ""));
     EXPECT_TRUE(refused(space_->vm_unmap_ram(at, 0), ENOENT, ""));
+    EXPECT_TRUE(refused(space_->vm_unmap_ram(plus(at, 1), 0), ENOENT, ""));  // where no mapping begins
     ASSERT_TRUE(space_->vm_unmap_ram(at, 2));
     EXPECT_TRUE(refused(space_->vm_unmap_ram(at, 2), ENOENT, ""));
     EXPECT_TRUE(refused(space_->vm_map_ram({}), EINVAL, "no pages"));
