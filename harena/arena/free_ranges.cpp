@@ -14,7 +14,9 @@ namespace {
 unsigned log2_rounded_up(std::uint64_t value) noexcept {
     return value < 2 ? 0U : static_cast<unsigned>(std::bit_width(value - 1));
 }
-unsigned log2_rounded_down(std::uint64_t value) noexcept { return static_cast<unsigned>(std::bit_width(value)) - 1; }
+unsigned log2_rounded_down(std::uint64_t value) noexcept {
+    return static_cast<unsigned>(std::bit_width(value | 1)) - 1;
+}
 
 }  // namespace
 
