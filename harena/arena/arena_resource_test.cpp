@@ -84,7 +84,10 @@ TEST_F(ArenaResourceTest, resources_are_equal_if_they_are_of_one_heap) {
     EXPECT_EQ(moved.size(), 3U);
 }
 
-TEST(ArenaResourceDeath, freeing_what_was_not_allocated_is_a_bug_of_the_caller) {
+// In a process of its own: a forked child's heap answers EOWNERDEAD to everything.
+class ArenaResourceDeath : public test::FreshProcess {};
+
+TEST_F(ArenaResourceDeath, freeing_what_was_not_allocated_is_a_bug_of_the_caller) {
     if (!k_debug_checks) GTEST_SKIP() << "preconditions are checked in debug builds";
     const auto arena = make_arena(20);
     const auto heap = ArenaHeap::create(arena).value();
