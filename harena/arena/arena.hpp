@@ -4,11 +4,15 @@
 #include <cstddef>
 #include <cstdint>
 #include <source_location>
+#include <span>
 #include <string>
 
 #include "harena/base/page_math.hpp"
 #include "harena/base/result.hpp"
 #include "harena/base/types.hpp"
+
+struct iovec;   // <sys/uio.h>
+struct msghdr;  // <sys/socket.h>
 
 namespace harena {
 
@@ -74,6 +78,11 @@ public:
     [[nodiscard]] bool contains(const void* address) const noexcept {
         return reinterpret_cast<std::uint64_t>(address) - user_vm_start().value() < size();
     }
+    /// Whether all of [address, address + bytes) is in the arena.
+    [[nodiscard]] bool contains(const void* address, std::uint64_t bytes) const noexcept {
+        const std::uint64_t offset = reinterpret_cast<std::uint64_t>(address) - user_vm_start().value();
+        return bytes <= size() && offset <= size() - bytes;
+    }
 
     /// Allocates `count` adjoining zeroed pages and returns the first one's address: where asked, or the start of the
     /// smallest sufficient free range. Errors: EINVAL (0 pages, unaligned address, node not online), E2BIG (more than
@@ -92,6 +101,28 @@ public:
     /// and for threads that block SIGBUS. Errors: ERANGE (outside the arena), EFAULT (`segv_on_fault`), ENOMEM.
     virtual Result<void> populate(const void* address, std::uint64_t bytes) = 0;
 
+    /// System calls on memory of the arena, which is populated first: given absent pages they would fail with EFAULT or
+    /// a short count, and a datagram would be lost. Each makes its call once and returns how many bytes were moved, a
+    /// short count as it is; one call moves at most 2,147,479,552. The pages of the buffer are used afterwards, however
+    /// few bytes were moved. An empty buffer may lie anywhere.
+    ///
+    /// Errors: those of `populate` (ERANGE: not all of the buffer is in the arena) and of the system call, EINTR and
+    /// EAGAIN too. EFAULT if another thread frees the pages meanwhile.
+    [[nodiscard]] Result<std::size_t> read(int fd, void* into, std::size_t bytes);
+    [[nodiscard]] Result<std::size_t> write(int fd, const void* from, std::size_t bytes);
+    [[nodiscard]] Result<std::size_t> pread(int fd, void* into, std::size_t bytes, std::uint64_t offset);
+    [[nodiscard]] Result<std::size_t> pwrite(int fd, const void* from, std::size_t bytes, std::uint64_t offset);
+    [[nodiscard]] Result<std::size_t> recv(int fd, void* into, std::size_t bytes, int flags = 0);
+    [[nodiscard]] Result<std::size_t> send(int fd, const void* from, std::size_t bytes, int flags = 0);
+
+    /// The same with buffers in several parts, each wholly in the arena or wholly outside: a header of the host's and a
+    /// body in the arena, say. Of a message, the address and the control data may lie in the arena too, but the list of
+    /// parts and the message itself may not (EINVAL): what is there can change between a look and the call.
+    [[nodiscard]] Result<std::size_t> readv(int fd, std::span<const iovec> into);
+    [[nodiscard]] Result<std::size_t> writev(int fd, std::span<const iovec> from);
+    [[nodiscard]] Result<std::size_t> recvmsg(int fd, msghdr& message, int flags = 0);
+    [[nodiscard]] Result<std::size_t> sendmsg(int fd, const msghdr& message, int flags = 0);
+
     /// EOWNERDEAD in a child after fork.
     [[nodiscard]] virtual Result<ArenaStatistics> statistics() = 0;
 
@@ -106,6 +137,13 @@ protected:
     [[nodiscard]] const ArenaOptions& options() const noexcept { return options_; }
 
 private:
+    /// Whether a byte of [address, address + bytes) is in the arena.
+    [[nodiscard]] bool overlaps(const void* address, std::uint64_t bytes) const noexcept;
+    /// Populates what one call can move of it, and says how many bytes that are.
+    Result<std::size_t> populate_buffer(const void* buffer, std::size_t bytes);
+    Result<void> populate_parts(std::span<const iovec> parts);
+    Result<void> populate_message(const msghdr& message);
+
     ArenaOptions options_;
     std::byte* data_ = nullptr;
 };

@@ -52,7 +52,8 @@ private:
     template <typename T>
     using Outcome = std::expected<T, int>;
 
-    ProcessArena(const ArenaOptions& options, Window window) : Arena{options}, window_{std::move(window)} {}
+    ProcessArena(const ArenaOptions& options, Window window)
+        : Arena{options}, window_{std::move(window)}, free_{options.pages} {}
 
     [[nodiscard]] Outcome<PageIndex> allocate(std::optional<PageIndex> at, PageCount count,
                                               const std::atomic<bool>* cancel = nullptr);

@@ -41,6 +41,19 @@
 #define HARENA_F_SEGV_ON_FAULT (1U << 17) /* the host's touch of an absent page is SIGSEGV instead of a new page */
 #define HARENA_F_NO_USER_CONV (1U << 18)  /* stored pointers keep 32 bits: the host cannot use them as they are */
 
+/* HARENA_LINK(type): a member of a shared structure that links to a `type` in the arena by 32 bits, half of what a
+ * pointer takes: the low half of the address, 0 for none.
+ *
+ *     struct node { HARENA_LINK(struct node) next; __u32 value; };
+ *
+ * A program follows it by harena_follow and makes it by harena_link_to. For a host in C++ it is an
+ * ArenaPtr<node>, which is checked when it is followed: "harena/arena/arena_ptr.hpp" is included before. */
+#if !defined(__bpf__) && defined(__cplusplus)
+#define HARENA_LINK(type) ::harena::ArenaPtr<type>
+#else
+#define HARENA_LINK(type) __u32
+#endif
+
 #ifndef __bpf__
 
 /* The host's pointers are plain ones. */
@@ -165,6 +178,12 @@ extern int bpf_arena_reserve_pages(void* map, void __arena* ptr, __u32 page_cnt)
  * Both are expressions with the type of `p`, and `p` is a pointer or a 64-bit integer. */
 #define harena_cast_to_program(p) HARENA_CAST_("0x0, 0x1", p)
 #define harena_cast_to_user(p) HARENA_CAST_("0x1, 0x0", p)
+
+/* harena_follow(type, link): the `type __arena *` that a HARENA_LINK(type) leads to, NULL for none. Like any pointer it
+ * may be stored where the host finds it, and an access where there is nothing is a fault that the program survives.
+ * harena_link_to(p): the link to what the `__arena` pointer `p`, of the arena or NULL, points to. */
+#define harena_follow(type, link) ((type __arena*)harena_cast_to_user((__u64)(__u32)(link)))
+#define harena_link_to(p) ((__u32)(__u64)(p))
 
 /* The assembler writes the space to cast to before the one to cast from. */
 #define HARENA_CAST_(spaces, p)                                                             \

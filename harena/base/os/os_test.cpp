@@ -17,6 +17,7 @@
 #include "harena/base/os/fault_injection.hpp"
 #include "harena/base/os/file.hpp"
 #include "harena/base/os/inspect.hpp"
+#include "harena/base/os/io.hpp"
 #include "harena/base/os/memory.hpp"
 #include "harena/base/os/process.hpp"
 #include "harena/base/os/signal.hpp"
@@ -76,6 +77,17 @@ TEST(FaultInjection, every_call_fails_under_its_name) {
     EXPECT_TRUE(failing(Call::open, [] { return read_file("/proc/self/maps"); }));
     EXPECT_TRUE(failing(Call::read, [] { return read_file("/proc/self/maps"); }));
     EXPECT_TRUE(failing(Call::write, [] { return write_file("/dev/null", bytes_of_text("x")); }));
+    EXPECT_TRUE(failing(Call::read, [] { return read(-1, nullptr, 0); }));
+    EXPECT_TRUE(failing(Call::write, [] { return write(-1, nullptr, 0); }));
+    EXPECT_TRUE(failing(Call::readv, [] { return readv(-1, {}); }));
+    EXPECT_TRUE(failing(Call::writev, [] { return writev(-1, {}); }));
+    EXPECT_TRUE(failing(Call::recv, [] { return recv(-1, nullptr, 0, 0); }));
+    EXPECT_TRUE(failing(Call::send, [] { return send(-1, nullptr, 0, 0); }));
+    EXPECT_TRUE(failing(Call::recvmsg, [] {
+        msghdr message{};
+        return recvmsg(-1, message, 0);
+    }));
+    EXPECT_TRUE(failing(Call::sendmsg, [] { return sendmsg(-1, msghdr{}, 0); }));
     EXPECT_TRUE(failing(Call::open, [] { return open_for_reading("/dev/null"); }));
     EXPECT_TRUE(failing(Call::stat, [] { return facts_of("/dev/null"); }));
     EXPECT_TRUE(failing(Call::stat, [] { return facts_of(0); }));
