@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <cstddef>
@@ -10,6 +11,7 @@
 #include <fstream>
 #include <string>
 #include <string_view>
+#include <tuple>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -38,6 +40,13 @@ T must(Result<T> result) {
     if constexpr (!std::is_void_v<T>) return std::move(*result);
 }
 
+/// Ends the process unless what was measured also happened.
+inline void must(bool held, std::string_view what) {
+    if (held) return;
+    fmt::print(stderr, "benchmark: not so: {}\n", what);
+    std::exit(1);
+}
+
 /// Seconds that `work()` takes.
 template <typename Work>
 double seconds(Work&& work) {
@@ -57,19 +66,35 @@ struct Pair {
     double peer;
 };
 
-/// The medians of what `ours()` and `peer()` return, called in turn `rounds` times after one round that does not count.
+/// The medians of each of the values that `ours()` and `peer()` return (a std::array of the same size), called in turn
+/// `rounds` times after one round that does not count.
+template <typename Ours, typename Peer>
+auto alternate_several(int rounds, Ours&& ours, Peer&& peer) {
+    using Values = std::invoke_result_t<Ours>;
+    static_assert(std::is_same_v<Values, std::invoke_result_t<Peer>>);
+    constexpr std::size_t k_values = std::tuple_size_v<Values>;
+    std::array<std::vector<double>, k_values> ours_values;
+    std::array<std::vector<double>, k_values> peer_values;
+    for (int round = 0; round <= rounds; ++round) {
+        const Values a = ours();
+        const Values b = peer();
+        if (round == 0) continue;  // warms up
+        for (std::size_t i = 0; i < k_values; ++i) {
+            ours_values[i].push_back(a[i]);
+            peer_values[i].push_back(b[i]);
+        }
+    }
+    std::array<Pair, k_values> medians{};
+    for (std::size_t i = 0; i < k_values; ++i)
+        medians[i] = {median(std::move(ours_values[i])), median(std::move(peer_values[i]))};
+    return medians;
+}
+
+/// The same for one value.
 template <typename Ours, typename Peer>
 Pair alternate(int rounds, Ours&& ours, Peer&& peer) {
-    std::vector<double> ours_values;
-    std::vector<double> peer_values;
-    for (int round = 0; round <= rounds; ++round) {
-        const double a = ours();
-        const double b = peer();
-        if (round == 0) continue;  // warms up
-        ours_values.push_back(a);
-        peer_values.push_back(b);
-    }
-    return {median(std::move(ours_values)), median(std::move(peer_values))};
+    return alternate_several(
+        rounds, [&] { return std::array<double, 1>{ours()}; }, [&] { return std::array<double, 1>{peer()}; })[0];
 }
 
 /// The rows of one benchmark executable: printed for people, and written to a file for `./dev bench --json`.
