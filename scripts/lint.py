@@ -38,7 +38,7 @@ class File:
     @property
     def is_test(self) -> bool:
         return (
-            self.path.stem.endswith("_test") or self.path.name == "test_support.hpp" or self.path.parts[0] == "tests"
+            self.path.stem.endswith("_test") or self.path.name.endswith("test_support.hpp") or self.path.parts[0] == "tests"
         )
 
     @property

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """Prints why each skipped test of a JUnit file by ctest was skipped, the names of the failed ones, and, as the last
-line, `N passed, N failed, N skipped`. Exit status 1 if a test failed or none ran."""
+line, `N passed, N failed, N skipped`. Exit status 1 if a test failed or none ran. With --failures, prints the end of
+the output of each failed test instead."""
 
 import re
 import sys
@@ -29,18 +30,38 @@ def was_skipped(case: ElementTree.Element) -> bool:
     return case.get("status") == "disabled" or message.startswith("SKIP_")
 
 
-def summarise(path: str) -> int:
-    passed, failed, skipped = 0, [], []
+def cases_of(path: str) -> list[ElementTree.Element]:
     try:
-        cases = ElementTree.parse(path).getroot().iter("testcase")
+        return list(ElementTree.parse(path).getroot().iter("testcase"))
     except (OSError, ElementTree.ParseError) as error:
         print(f"no test results: {error}", file=sys.stderr)
-        cases = []
-    for case in cases:
-        name = case.get("name")
-        if case.get("status") == "run" and case.find("failure") is None:
+        return []
+
+
+def outcome(case: ElementTree.Element) -> str:
+    if case.get("status") == "run" and case.find("failure") is None:
+        return "passed"
+    return "skipped" if case.get("status") != "fail" and was_skipped(case) else "failed"
+
+
+def show_failures(path: str) -> int:
+    """At most 10 tests and 40 lines of each."""
+    failed = [case for case in cases_of(path) if outcome(case) == "failed"]
+    for case in failed[:10]:
+        print(f"--- {case.get('name')}")
+        print("\n".join((case.findtext("system-out") or "no output").rstrip().split("\n")[-40:]))
+    for case in failed[10:]:
+        print(f"--- {case.get('name')}")
+    return 0
+
+
+def summarise(path: str) -> int:
+    passed, failed, skipped = 0, [], []
+    for case in cases_of(path):
+        name, what = case.get("name"), outcome(case)
+        if what == "passed":
             passed += 1
-        elif case.get("status") != "fail" and was_skipped(case):
+        elif what == "skipped":
             skipped.append((name, skip_reason(case)))
         else:
             failed.append(name)
@@ -55,4 +76,4 @@ def summarise(path: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(summarise(sys.argv[1]))
+    sys.exit(show_failures(sys.argv[2]) if sys.argv[1] == "--failures" else summarise(sys.argv[1]))

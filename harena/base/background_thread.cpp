@@ -2,6 +2,8 @@
 #include "harena/base/background_thread.hpp"
 
 #include <cerrno>
+#include <latch>
+#include <memory>
 #include <new>
 #include <system_error>
 #include <utility>
@@ -16,7 +18,14 @@ Result<std::thread> start_background_thread(std::string_view what, std::function
     const auto before = os::thread_sigmask(SIG_SETMASK, &all);
     Result<std::thread> thread;
     try {
-        thread = std::thread{std::move(body)};
+        // Until it runs, it may hold locks of what starts threads (a sanitizer's), which the child of a fork would
+        // inherit held.
+        const auto running = std::make_shared<std::latch>(1);
+        thread = std::thread{[running, body = std::move(body)] {
+            running->count_down();
+            body();
+        }};
+        running->wait();
     } catch (const std::system_error& error) {
         thread = fail(error.code().value(), "cannot start {}: {}", what, error.what());
     } catch (const std::bad_alloc&) {

@@ -64,6 +64,7 @@ int number_in(const char* file) {
 }
 
 TEST_F(KernelFaults, without_the_addresses_of_programs_they_are_not_known_and_the_trial_says_why) {
+    if (!k_children_work) GTEST_SKIP() << k_why_no_children;
     if (number_in("/proc/sys/kernel/kptr_restrict") == 0 && number_in("/proc/sys/kernel/perf_event_paranoid") < 2)
         GTEST_SKIP() << "this kernel shows addresses to everybody";
     const Child child = forked([] {
@@ -76,6 +77,7 @@ TEST_F(KernelFaults, without_the_addresses_of_programs_they_are_not_known_and_th
 }
 
 TEST_F(KernelFaults, a_process_in_a_PID_namespace_knows_its_own) {
+    if (!k_children_work) GTEST_SKIP() << k_why_no_children;
     const Child child = forked([] {
         if (::unshare(CLONE_NEWPID) != 0) return Child::cannot;
         return forked([] {
@@ -88,12 +90,14 @@ TEST_F(KernelFaults, a_process_in_a_PID_namespace_knows_its_own) {
 }
 
 TEST_F(KernelFaults, a_child_after_fork_knows_those_of_its_own_programs) {
+    if (!k_children_work) GTEST_SKIP() << k_why_no_children;
     ASSERT_EQ(knows_two_faults(), Child::right);
     EXPECT_EQ(forked(&knows_two_faults), Child::right);
     EXPECT_EQ(knows_two_faults(), Child::right);
 }
 
 TEST_F(KernelFaults, a_failing_call_makes_them_unknown) {
+    if (!k_children_work) GTEST_SKIP() << k_why_no_children;
     for (std::uint64_t skip = 0;; ++skip) {
         const bpf::Object object = loaded("engine");
         os::FailCall injector{os::Call::bpf_program_info, ENOMEM, skip, os::FailCall::Repeat::always};

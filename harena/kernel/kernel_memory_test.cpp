@@ -104,6 +104,7 @@ private:
 };
 
 TEST_F(KernelMemory, a_child_forked_at_any_time_has_no_memory_of_maps) {
+    if (!k_children_work) GTEST_SKIP() << k_why_no_children;
     ForkingInjector injector;
     const os::ScopedFaultInjector scoped{injector};
     for (const std::uint64_t address : {std::uint64_t{0}, bpf::test::arena_address()}) {

@@ -24,7 +24,7 @@ TEST_F(EngineOption, both_engines_say_the_same) {
         Json results[2];
         for (const int i : {0, 1}) {
             const Outcome outcome = harena({"run", object("faults"), "--program", program, "--json", "--arena-address",
-                                            "200000000000", "--engine", i == 0 ? "process" : "kernel"});
+                                            "7ec000000000", "--engine", i == 0 ? "process" : "kernel"});
             ASSERT_EQ(outcome.status, 0) << outcome.err;
             results[i] = Json::parse(outcome.out);
             EXPECT_EQ(results[i]["engine"], i == 0 ? "process" : "kernel");
