@@ -13,15 +13,21 @@ PageAccount::PageAccount(std::string name, PageCount limit, std::shared_ptr<Page
 
 PageAccount::~PageAccount() { precondition(used_.load() == 0, "an account ends while pages are charged to it"); }
 
-Result<void> PageAccount::charge(PageCount count) {
+const PageAccount* PageAccount::try_charge(PageCount count) noexcept {
     for (PageAccount* account = this; account != nullptr; account = account->parent_.get()) {
         if (account->charge_here(count.value())) continue;
         for (PageAccount* charged = this; charged != account; charged = charged->parent_.get())
             charged->used_.fetch_sub(count.value(), std::memory_order_relaxed);
-        return fail(ENOMEM, "account '{}' is at its limit: {} of {} pages used, {} more wanted", account->name_,
-                    account->used().value(), account->limit().value(), count.value());
+        return account;
     }
-    return {};
+    return nullptr;
+}
+
+Result<void> PageAccount::charge(PageCount count) {
+    const PageAccount* const full = try_charge(count);
+    if (full == nullptr) return {};
+    return fail(ENOMEM, "account '{}' is at its limit: {} of {} pages used, {} more wanted", full->name_,
+                full->used().value(), full->limit().value(), count.value());
 }
 
 void PageAccount::uncharge(PageCount count) noexcept {

@@ -29,6 +29,8 @@ public:
 
     /// Adds `count` pages here and above, or nothing. Errors: ENOMEM, naming the account whose limit is in the way.
     Result<void> charge(PageCount count);
+    /// The same without a message: null, or the account whose limit is in the way. Async-signal-safe.
+    [[nodiscard]] const PageAccount* try_charge(PageCount count) noexcept;
     /// Takes back what was charged.
     void uncharge(PageCount count) noexcept;
 

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "harena/base/fork.hpp"
+#include "harena/base/thread_owned.hpp"
 #include "harena/page/owner_lock.hpp"
 #include "harena/page/page_store.hpp"
 
@@ -75,7 +76,7 @@ private:
 };
 
 /// The caches of all threads that use one pool. A thread's is made at its first use and given back at its end.
-class ThreadCaches {
+class ThreadCaches final : private ThreadOwned {
 public:
     /// What is done once in a process, before the first: EAGAIN, ENOMEM.
     [[nodiscard]] static Result<void> prepare();
@@ -83,12 +84,12 @@ public:
     ThreadCaches(const ThreadCaches&) = delete;
     ThreadCaches& operator=(const ThreadCaches&) = delete;
     /// Gives all pages back. No thread may use the pool any more.
-    ~ThreadCaches();
+    ~ThreadCaches() override;
 
     /// The calling thread's; null if it has none and can have none now: it is ending, memory is short, or this is a
     /// child after fork.
     [[nodiscard]] ThreadCache* mine() noexcept {
-        if (last_used_.id == id_) [[likely]]
+        if (last_used_.id == id()) [[likely]]
             return last_used_.cache;
         return find_mine();
     }
@@ -116,8 +117,6 @@ public:
     [[nodiscard]] PageCount pages() const;
 
 private:
-    friend class ThreadExit;
-
     struct Used {
         std::uint64_t id = 0;  // of a `ThreadCaches`; 0: none
         ThreadCache* cache = nullptr;
@@ -127,12 +126,11 @@ private:
     [[nodiscard]] ThreadCache* mine_if_any() const noexcept;
     [[nodiscard]] ThreadCache* find_mine() noexcept;
     [[nodiscard]] ThreadCache* make_mine();
-    /// The end of a thread that has `cache`.
-    void retire(ThreadCache* cache) noexcept;
+    void retire(void* part) noexcept override;
+    void forget() noexcept override { last_used_ = {}; }
     static constinit thread_local Used last_used_;
 
-    std::uint64_t id_;  // never used twice in a process: a pool that takes the place of another is not taken for it
-    bool prepared_;     // without, threads have no caches
+    bool prepared_;  // without, threads have no caches
     PageStore& store_;
     ForkGuard fork_guard_;
     mutable std::mutex mutex_;  // protects caches_, and who takes locks of others; before those locks
