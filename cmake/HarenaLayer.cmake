@@ -64,21 +64,27 @@ function(harena_layer)
     endif()
 endfunction()
 
-# harena_test_executable(NAME <target> SOURCES <file>... [LIBS <target>...] [LABEL <label>] [TIMEOUT <seconds>])
+# harena_test_executable(NAME <target> SOURCES <file>... [LIBS <target>...] [LABEL <label>] [TIMEOUT <seconds>]
+#                        [PROCESSORS <count>])
 #
-# A GoogleTest executable; each of its cases is a ctest test with the label and the timeout (default 300 s).
+# A GoogleTest executable; each of its cases is a ctest test with the label and the timeout (default 300 s), that keeps
+# so many processors busy (default 1).
 function(harena_test_executable)
-    cmake_parse_arguments(PARSE_ARGV 0 arg "" "NAME;LABEL;TIMEOUT" "SOURCES;LIBS")
+    cmake_parse_arguments(PARSE_ARGV 0 arg "" "NAME;LABEL;TIMEOUT;PROCESSORS" "SOURCES;LIBS")
     if(arg_UNPARSED_ARGUMENTS)
         message(FATAL_ERROR "harena_test_executable(${arg_NAME}): unknown arguments: ${arg_UNPARSED_ARGUMENTS}")
     endif()
     if(NOT arg_TIMEOUT)
         set(arg_TIMEOUT 300)
     endif()
+    if(NOT arg_PROCESSORS)
+        set(arg_PROCESSORS 1)
+    endif()
     add_executable("${arg_NAME}" ${arg_SOURCES})
     target_include_directories("${arg_NAME}" PRIVATE "${PROJECT_SOURCE_DIR}")
     target_link_libraries("${arg_NAME}" PRIVATE ${arg_LIBS} GTest::gtest_main)
-    gtest_discover_tests("${arg_NAME}" DISCOVERY_TIMEOUT 120 PROPERTIES TIMEOUT "${arg_TIMEOUT}" LABELS "${arg_LABEL}")
+    gtest_discover_tests("${arg_NAME}" DISCOVERY_TIMEOUT 120
+        PROPERTIES TIMEOUT "${arg_TIMEOUT}" LABELS "${arg_LABEL}" PROCESSORS "${arg_PROCESSORS}")
 endfunction()
 
 # harena_fuzz_target(NAME fuzz_<what> SOURCES <file>... [LIBS <target>...])

@@ -3,18 +3,52 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <source_location>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "harena/base/page_math.hpp"
 #include "harena/base/result.hpp"
 #include "harena/base/types.hpp"
+#include "harena/page/page_account.hpp"
 
 struct iovec;   // <sys/uio.h>
 struct msghdr;  // <sys/socket.h>
 
 namespace harena {
+
+/// Whether pages of an arena share page-table entries of 2 MiB.
+enum class HugePages : std::uint8_t {
+    never,      ///< only where `promote` asks for it
+    automatic,  ///< where free blocks of 2 MiB are allocated whole, and for threads that allocate page after page
+    all,        ///< memory comes and goes in blocks of 2 MiB, on the machine's reserved huge pages if it has enough
+};
+
+/// Who pays for pages.
+enum class Charge : std::uint8_t {
+    creator,  ///< the account of the arena
+    caller,   ///< the account of the program that allocates, or what the host's call names
+};
+
+/// How this process uses an arena; others may use it otherwise. What each option costs and gives: docs/arena.md.
+struct ArenaTuning {
+    /// Freed pages that keep their memory, at most, to be handed out again without a system call. 0 for exactness: a
+    /// use after free is then a fault, or a new page.
+    PageCount recycle{2048};
+    /// Pages that a touch of the host makes used at once, if they are absent: a power of two, 1 to 512.
+    PageCount fault_granule{1};
+    HugePages huge_pages = HugePages::automatic;
+    /// The same calls give the same addresses: no thread keeps pages of its own.
+    bool deterministic = false;
+    /// Every touch and every free shows at once: `recycle` 0, `fault_granule` 1 and `HugePages::never`, whatever else
+    /// is asked for. An error where userfaultfd is refused.
+    bool exact_presence = false;
+    /// Pays for this process's pages, those that the host touches included; null for nobody.
+    std::shared_ptr<PageAccount> account{};
+    Charge charge = Charge::creator;
+};
 
 struct ArenaOptions {
     /// For messages and /proc/self/maps.
@@ -28,7 +62,17 @@ struct ArenaOptions {
     bool segv_on_fault = false;
     /// Pointers that a program stores keep 32 bits (kernel: BPF_F_NO_USER_CONV).
     bool no_user_conv = false;
+    /// The host's touch of a reserved page is SIGSEGV, too.
+    bool strict_reserve = false;
+    /// The page whose pointer has 32 zero bits, if the arena has it, is never used: no data is where NULL points to.
+    bool null_guard = false;
+    ArenaTuning tuning{};
     /// Who asks, for `vmallocinfo`.
+    std::source_location where = std::source_location::current();
+};
+
+struct AttachOptions {
+    ArenaTuning tuning{};
     std::source_location where = std::source_location::current();
 };
 
@@ -37,15 +81,37 @@ struct AllocOptions {
     void* address = nullptr;
     /// NUMA node, or -1 for any. Only checked for being online.
     int node = -1;
+    /// Pays, if the arena charges callers; null for nobody.
+    std::shared_ptr<PageAccount> account{};
 };
 
 /// Counted by a look at every page: exact when no other thread is at work.
 struct ArenaStatistics {
-    PageCount pages;  ///< capacity
-    PageCount used;   ///< allocated by a program or the host, or touched by the host
-    PageCount reserved;
-    std::uint64_t host_faults = 0;     ///< touches of absent pages by the host that made a page
-    std::uint64_t program_faults = 0;  ///< accesses of programs to absent pages
+    PageCount pages;                   ///< capacity
+    PageCount used;                    ///< allocated by a program or the host, or touched by the host
+    PageCount reserved;                ///< kept out of allocation
+    PageCount recycled;                ///< free, and with memory
+    PageCount on_2mib;                 ///< of all those with memory, on page-table entries of 2 MiB in this process
+    std::uint64_t host_faults = 0;     ///< touches by this process's host that made pages
+    std::uint64_t program_faults = 0;  ///< accesses of this process's programs to absent pages
+    std::uint64_t recovered = 0;       ///< pages on which another process died, put in order by this one
+    /// Pages whose touches are no longer seen, since the kernel would not watch them again: no memory of its own.
+    std::uint64_t unwatched = 0;
+    std::uint32_t processes = 1;  ///< that have the arena now
+    bool watched = true;          ///< touches are seen by userfaultfd; else when pages are allocated or looked at
+    bool hugetlb = false;         ///< on the machine's reserved 2 MiB pages
+};
+
+/// Adjoining pages of an arena that somebody has.
+struct ArenaRange {
+    std::byte* address;
+    PageCount pages;
+    bool reserved;  ///< kept out of allocation; else used
+    /// The process that allocated them, 0 if it is gone; and whether it is this one.
+    std::uint32_t process;
+    bool mine;
+    /// Name of the account of this process that pays for them; empty if there is none.
+    std::string account;
 };
 
 /// Sparse memory of up to 4 GiB that BPF programs and the host use with the same pointers (Linux: bpf_arena): of this
@@ -98,9 +164,19 @@ public:
     virtual Result<void> reserve_pages(void* address, PageCount count) = 0;
 
     /// Makes every page that holds a byte of [address, address + bytes) present, as a touch would: for system calls,
-    /// and for threads that block SIGBUS. Errors: ERANGE (outside the arena), EFAULT (`segv_on_fault`), ENOMEM.
+    /// and for threads that block SIGBUS. Errors: ERANGE (outside the arena), EFAULT (`segv_on_fault`), ENOMEM,
+    /// EIO (another process holds such a page and does not go on).
     virtual Result<void> populate(const void* address, std::uint64_t bytes) = 0;
 
+    /// Puts blocks of 2 MiB on one page-table entry each; their free pages become used. `address` and `count` are in
+    /// whole blocks. All or nothing. Errors: EINVAL (not whole blocks, 0 pages), ERANGE (outside the arena), EBUSY (a
+    /// page is reserved, or the kernel cannot at this moment), ENOMEM (an account's limit, named, or memory), ENOTSUP
+    /// (the kernel's arenas).
+    virtual Result<void> promote(void* address, PageCount count) = 0;
+
+    /// Who has which pages, by address. Each page is looked at once: exact when no other thread is at work. Errors:
+    /// ENOMEM, ENOTSUP (the kernel's arenas).
+    [[nodiscard]] virtual Result<std::vector<ArenaRange>> snapshot() = 0;
     /// System calls on memory of the arena, which is populated first: given absent pages they would fail with EFAULT or
     /// a short count, and a datagram would be lost. Each makes its call once and returns how many bytes were moved, a
     /// short count as it is; one call moves at most 2,147,479,552. The pages of the buffer are used afterwards, however

@@ -207,9 +207,9 @@ protected:
 
 TEST_F(ArenaLimits, RLIMIT_FSIZE_is_EFBIG_and_no_signal) {
     expect_holds([] {
-        set_limit(RLIMIT_FSIZE, 101 * k_page_size);
-        expect_refused(options_of(101), EFBIG, "RLIMIT_FSIZE is 413696");
-        const auto arena = make_arena(100);  // and one page of states: exactly the limit
+        set_limit(RLIMIT_FSIZE, 102 * k_page_size);
+        expect_refused(options_of(101), EFBIG, "RLIMIT_FSIZE is 417792");
+        const auto arena = make_arena(100);  // and a page of words, and one that says what it is: exactly the limit
         ASSERT_NE(arena, nullptr);
         test::byte_at(arena->data() + arena->size() - 1) = 1;
         ASSERT_TRUE(arena->alloc_pages(PageCount{99}));

@@ -24,7 +24,10 @@ using test::page_at;
 using test::usage;
 
 ArenaOptions options_at(std::uint64_t start) {
-    return {.name = "injected", .pages = PageCount{8}, .user_vm_start = UserAddress{start}};
+    return {.name = "injected",
+            .pages = PageCount{8},
+            .user_vm_start = UserAddress{start},
+            .tuning = {.exact_presence = true}};
 }
 
 void expect_works(ProcessArena& arena) {

@@ -129,8 +129,9 @@ TEST_F(ArenaFork, the_child_may_destroy_its_copy_and_make_arenas_of_its_own_in_t
                   expect.that(!taken && taken.error().code() == EEXIST);
                   arena_.reset();
                   expect.that(!os::find_mapping(k_free_address - Window::k_guard_below, Window::k_span_bytes));
-                  const auto own =
-                      ProcessArena::create({.pages = PageCount{4}, .user_vm_start = UserAddress{k_free_address}});
+                  const auto own = ProcessArena::create({.pages = PageCount{4},
+                                                         .user_vm_start = UserAddress{k_free_address},
+                                                         .tuning = {.exact_presence = true}});
                   expect.that(own.has_value());
                   if (!own) return;
                   byte_at((*own)->data()) = 1;

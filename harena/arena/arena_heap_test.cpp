@@ -435,6 +435,8 @@ TEST(ArenaHeap, memory_is_out_where_pages_are_freed_behind_its_back_all_the_time
         Result<void> reserve_pages(void*, PageCount) override { return {}; }
         Result<void> populate(const void*, std::uint64_t) override { return {}; }
         Result<ArenaStatistics> statistics() override { return arena_->statistics(); }
+        Result<void> promote(void* address, PageCount count) override { return arena_->promote(address, count); }
+        Result<std::vector<ArenaRange>> snapshot() override { return arena_->snapshot(); }
         int calls = 0;
 
     private:
@@ -468,6 +470,8 @@ public:
         return arena_->populate(address, bytes);
     }
     Result<ArenaStatistics> statistics() override { return arena_->statistics(); }
+    Result<void> promote(void* address, PageCount count) override { return arena_->promote(address, count); }
+    Result<std::vector<ArenaRange>> snapshot() override { return arena_->snapshot(); }
     bool stuck = false;
 
 private:

@@ -23,8 +23,9 @@ PageIndex ProcessArena::page_of_low_bits(std::uint64_t address) const noexcept {
     return PageIndex{low >= start ? (low - start) / k_page_size : k_max_pages.value()};
 }
 
-std::uint64_t ProcessArena::kfunc_alloc_pages(std::uint64_t address, std::uint32_t count, std::int32_t node,
-                                              std::uint64_t flags, const std::atomic<bool>* cancel) {
+std::uint64_t ProcessArena::kfunc_alloc_pages_for(Payer payer, std::uint64_t address, std::uint32_t count,
+                                                  std::int32_t node, std::uint64_t flags,
+                                                  const std::atomic<bool>* cancel) {
     if (fork_guard_.owner_dead() || flags != 0 || count == 0 || count > pages().value()) return 0;
     if (node != -1 && !os::numa_node_online(node)) return 0;
     std::optional<PageIndex> at;
@@ -33,7 +34,7 @@ std::uint64_t ProcessArena::kfunc_alloc_pages(std::uint64_t address, std::uint32
         at = page_of_low_bits(address);
         if (at->value() > pages().value() - count) return 0;
     }
-    const auto allocated = allocate(at, PageCount{count}, cancel);
+    const auto allocated = allocator_->allocate(at, PageCount{count}, payer, cancel);
     return allocated ? reinterpret_cast<std::uint64_t>(address_of(*allocated)) : 0;
 }
 
@@ -45,7 +46,7 @@ void ProcessArena::kfunc_free_pages(std::uint64_t address, std::uint32_t count, 
     for (std::uint64_t at = begin.value(); at < end; at += k_cancel_batch) {
         if (cancel != nullptr && cancel->load(std::memory_order_relaxed)) return;
         // A refused punch leaves pages allocated, and programs are not told.
-        (void)release({PageIndex{at}, PageIndex{std::min(at + k_cancel_batch, end)}});
+        (void)allocator_->release({PageIndex{at}, PageIndex{std::min(at + k_cancel_batch, end)}});
     }
 }
 
@@ -54,7 +55,7 @@ std::int32_t ProcessArena::kfunc_reserve_pages(std::uint64_t address, std::uint3
     if (count == 0 || !is_aligned(address, k_page_size)) return 0;
     const PageIndex begin = page_of_low_bits(address);
     if (begin.value() > pages().value() || count > pages().value() - begin.value()) return -EINVAL;
-    const auto reserved = reserve(PageRange::of(begin, PageCount{count}));
+    const auto reserved = allocator_->reserve(PageRange::of(begin, PageCount{count}));
     return reserved ? 0 : -reserved.error();
 }
 

@@ -15,6 +15,7 @@
 #include "harena/base/not_inherited.hpp"
 #include "harena/base/os/process.hpp"
 #include "harena/base/os/signal.hpp"
+#include "harena/base/thread_owned.hpp"
 #include "harena/exec/exception_table.hpp"
 
 namespace harena::fault_handler {
@@ -120,7 +121,9 @@ Result<void> install() {
     const std::lock_guard lock{mutex};
     // Each once, also if the other failed: handlers of fork that run twice would lock twice.
     if (!fork_handled) {
-        HARENA_CHECK_OK(NotInherited::prepare());  // an arena is made with the gate held
+        // An arena is made with the gate held: their locks are taken after it.
+        HARENA_CHECK_OK(NotInherited::prepare());
+        HARENA_CHECK_OK(ThreadOwned::prepare());
         HARENA_CHECK_OK(
             at_fork({.prepare = &before_fork, .parent = &after_fork_in_parent, .child = &after_fork_in_child}));
     }

@@ -12,7 +12,7 @@ namespace harena {
 
 /// Which pages of an arena are free, as maximal ranges, found by place and by size (kernel: range_tree).
 ///
-/// A hint of this process: the page states decide. Every call takes as many steps as the bitmaps have levels (5 for a
+/// A hint of this process: the page words decide. Every call takes as many steps as the bitmaps have levels (5 for a
 /// million pages), for each range that it changes, whatever the number of ranges. Allocates when it is made (23 bits a
 /// page for a million pages, touched where they are used) and never again. What it answers depends only on which pages
 /// are free. Not thread-safe.

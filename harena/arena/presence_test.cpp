@@ -34,15 +34,17 @@ protected:
         auto window = Window::reserve(std::nullopt);
         ASSERT_TRUE(window);
         window_.emplace(std::move(*window));
-        auto presence = Presence::create({.address = window_->base(),
-                                          .pages = PageCount{k_pages},
-                                          .segv_on_fault = segv_on_fault,
-                                          .name = "presence"});
+        auto file = ArenaFile::create({.name = "presence",
+                                       .pages = PageCount{k_pages},
+                                       .user_vm_start = UserAddress{number(window_->base())},
+                                       .segv_on_fault = segv_on_fault});
+        ASSERT_TRUE(file) << file.error().message();
+        auto presence = Presence::create(window_->base(), std::move(*file), charges_, {});
         ASSERT_TRUE(presence) << presence.error().message();
         presence_ = std::move(*presence);
     }
 
-    PageState state(std::uint64_t page) { return presence_->states().load(PageIndex{page}); }
+    PageState state(std::uint64_t page) { return presence_->words().load(PageIndex{page}).state(); }
     std::byte* at(std::uint64_t page) { return window_->base() + page * k_page_size; }
     FaultAnswer fault(std::uint64_t page, bool insist = false) {
         return presence_->host_fault(number(at(page)), insist);
@@ -63,6 +65,15 @@ protected:
         return pages;
     }
 
+    void set(PageRange pages, PageState state) { presence_->finish(pages, state); }
+    /// What an allocation does with pages it has claimed.
+    bool populate(PageRange pages) {
+        const bool done = presence_->populate(pages).has_value();
+        if (done) presence_->finish(pages, PageState::used);
+        return done;
+    }
+
+    PageCharges charges_{PageCount{k_pages}};
     std::optional<Window> window_;
     std::unique_ptr<Presence> presence_;
 };
@@ -100,7 +111,7 @@ TEST_F(PresenceTest, claim_takes_all_or_none_and_names_the_blocker) {
 
 TEST_F(PresenceTest, populate_puts_zeroed_memory_behind_claimed_pages) {
     ASSERT_TRUE(claim(range(2, 5)));
-    ASSERT_TRUE(presence_->populate(range(2, 5)));
+    ASSERT_TRUE(populate(range(2, 5)));
     for (std::uint64_t page = 0; page < k_pages; ++page) {
         const bool populated = page >= 2 && page < 5;
         EXPECT_EQ(state(page), populated ? PageState::used : PageState::absent) << page;
@@ -111,18 +122,18 @@ TEST_F(PresenceTest, populate_puts_zeroed_memory_behind_claimed_pages) {
 
 TEST_F(PresenceTest, populate_clears_memory_that_a_race_left_behind) {
     ASSERT_TRUE(claim(range(2, 3)));
-    ASSERT_TRUE(presence_->populate(range(2, 3)));
+    ASSERT_TRUE(populate(range(2, 3)));
     test::byte_at(at(2)) = 0xff;
-    presence_->states().store(PageIndex{2}, PageState::absent);  // what the race does: absent, and not punched
+    set(range(2, 2 + 1), PageState::absent);  // what the race does: absent, and not punched
     ASSERT_TRUE(claim(range(0, 5)));
-    ASSERT_TRUE(presence_->populate(range(0, 5)));
+    ASSERT_TRUE(populate(range(0, 5)));
     EXPECT_TRUE(test::is_zero(at(0), 5 * k_page_size));
 }
 
-TEST_F(PresenceTest, populate_that_fails_leaves_the_pages_claimed_and_without_memory) {
+TEST_F(PresenceTest, what_a_failed_populate_filled_is_given_back_and_free_again) {
     ASSERT_TRUE(claim(range(2, 3)));
-    ASSERT_TRUE(presence_->populate(range(2, 3)));
-    presence_->states().store(PageIndex{2}, PageState::absent);  // makes it three calls for five pages
+    ASSERT_TRUE(populate(range(2, 3)));
+    set(range(2, 2 + 1), PageState::absent);  // makes it three calls for five pages
     ASSERT_TRUE(claim(range(0, 5)));
     FailCall no_memory{Call::uffd_zeropage, ENOMEM, 2};
     {
@@ -131,8 +142,10 @@ TEST_F(PresenceTest, populate_that_fails_leaves_the_pages_claimed_and_without_me
         ASSERT_FALSE(populated);
         EXPECT_EQ(populated.error().code, ENOMEM);
     }
+    for (std::uint64_t page = 0; page < 5; ++page) EXPECT_EQ(state(page), PageState::populating) << page;
+    presence_->unclaim_filled(range(0, 5));
     for (std::uint64_t page = 0; page < 5; ++page) {
-        EXPECT_EQ(state(page), PageState::populating) << page;
+        EXPECT_EQ(state(page), PageState::absent) << page;
         EXPECT_FALSE(has_memory(page)) << page;
     }
 }
@@ -141,14 +154,14 @@ TEST_F(PresenceTest, populate_tries_again_after_EAGAIN) {
     ASSERT_TRUE(claim(range(0, 4)));
     FailCall again{Call::uffd_zeropage, EAGAIN};
     const ScopedFaultInjector scope{again};
-    EXPECT_TRUE(presence_->populate(range(0, 4)));
+    EXPECT_TRUE(populate(range(0, 4)));
     EXPECT_EQ(again.seen(), 2U);
 }
 
 TEST_F(PresenceTest, punch_takes_the_memory_away_and_tries_again_after_EINTR) {
     ASSERT_TRUE(claim(range(0, 4)));
-    ASSERT_TRUE(presence_->populate(range(0, 4)));
-    presence_->states().store(range(1, 3), PageState::freeing);
+    ASSERT_TRUE(populate(range(0, 4)));
+    set(range(1, 3), PageState::freeing);
     FailCall interrupted{Call::fallocate, EINTR};
     const ScopedFaultInjector scope{interrupted};
     ASSERT_TRUE(presence_->punch(range(1, 3)));
@@ -170,7 +183,7 @@ TEST_F(PresenceTest, a_touch_of_an_absent_page_makes_it_used_and_is_told_to_the_
 }
 
 TEST_F(PresenceTest, a_touch_of_a_reserved_page_leaves_it_reserved) {
-    presence_->states().store(PageIndex{1}, PageState::reserved);
+    set(range(1, 1 + 1), PageState::reserved);
     EXPECT_EQ(fault(1), FaultAnswer::progress);
     EXPECT_EQ(state(1), PageState::reserved);
     EXPECT_TRUE(has_memory(1));
@@ -178,7 +191,7 @@ TEST_F(PresenceTest, a_touch_of_a_reserved_page_leaves_it_reserved) {
 }
 
 TEST_F(PresenceTest, a_touch_of_a_used_page_is_only_run_again_unless_it_insists) {
-    presence_->states().store(PageIndex{1}, PageState::used);
+    set(range(1, 1 + 1), PageState::used);
     EXPECT_EQ(fault(1), FaultAnswer::retry);
     EXPECT_FALSE(has_memory(1));
     EXPECT_EQ(fault(1, true), FaultAnswer::progress);
@@ -191,14 +204,14 @@ TEST_F(PresenceTest, a_touch_completes_the_step_of_a_thread_that_does_not_come_t
     ASSERT_TRUE(claim(range(1, 2)));
     EXPECT_EQ(fault(1), FaultAnswer::progress);
     EXPECT_TRUE(has_memory(1));
-    EXPECT_EQ(state(1), PageState::populating) << "who claimed it ends its claim";
+    EXPECT_EQ(state(1), PageState::touched) << "who claimed it ends its claim";
     test::byte_at(at(1)) = 1;
-    ASSERT_TRUE(presence_->populate(range(1, 2)));
+    ASSERT_TRUE(populate(range(1, 2)));
     EXPECT_EQ(test::byte_at(at(1)), 0) << "handed out clean";
 }
 
 TEST_F(PresenceTest, a_touch_waits_for_a_page_that_is_being_freed) {
-    presence_->states().store(PageIndex{1}, PageState::freeing);
+    set(range(1, 1 + 1), PageState::freeing);
     std::atomic<bool> answered{false};
     std::thread toucher{[&] {
         EXPECT_EQ(fault(1), FaultAnswer::progress);
@@ -207,15 +220,35 @@ TEST_F(PresenceTest, a_touch_waits_for_a_page_that_is_being_freed) {
     for (int turn = 0; turn < 100; ++turn) std::this_thread::yield();
     EXPECT_FALSE(answered);
     ASSERT_TRUE(presence_->punch(range(1, 2)));
-    presence_->states().store(PageIndex{1}, PageState::absent);
+    set(range(1, 1 + 1), PageState::absent);
     toucher.join();
     EXPECT_EQ(state(1), PageState::used);
 }
 
+// What a touch put into a page that an allocation gives up again is not lost.
+TEST_F(PresenceTest, a_page_that_was_touched_while_it_was_claimed_is_used_when_the_claim_is_undone) {
+    ASSERT_TRUE(claim(range(1, 3)));
+    EXPECT_EQ(fault(1), FaultAnswer::progress);
+    test::byte_at(at(1)) = 7;
+    presence_->unclaim(range(1, 3));
+    EXPECT_EQ(state(1), PageState::used);
+    EXPECT_EQ(test::byte_at(at(1)), 7);
+    EXPECT_EQ(state(2), PageState::absent);
+    EXPECT_EQ(drained(), (std::vector<std::uint64_t>{1}));
+}
+
+// Somebody punches what this very thread is about to clear.
+TEST_F(PresenceTest, a_touch_of_a_page_that_is_being_cleared_and_has_no_memory_gives_it_some) {
+    set(range(1, 2), PageState::clearing);
+    EXPECT_EQ(fault(1), FaultAnswer::progress);
+    EXPECT_TRUE(has_memory(1));
+    EXPECT_EQ(state(1), PageState::clearing);
+}
+
 // The thread that frees the page is this one, interrupted: no wait may be for ever.
-TEST_F(PresenceTest, a_touch_of_a_page_that_is_freed_for_ever_is_refused) {
-    presence_->states().store(PageIndex{1}, PageState::freeing);
-    EXPECT_EQ(fault(1), FaultAnswer::refuse);
+TEST_F(PresenceTest, a_touch_of_a_page_that_is_freed_for_ever_goes_on) {
+    set(range(1, 2), PageState::freeing);
+    EXPECT_EQ(fault(1), FaultAnswer::progress);
     EXPECT_EQ(state(1), PageState::freeing);
 }
 
@@ -234,7 +267,7 @@ TEST_F(PresenceTest, segv_on_fault_refuses_every_touch) {
     EXPECT_EQ(fault(0), FaultAnswer::refuse);
     EXPECT_EQ(state(0), PageState::absent);
     ASSERT_TRUE(claim(range(0, 1)));
-    ASSERT_TRUE(presence_->populate(range(0, 1)));
+    ASSERT_TRUE(populate(range(0, 1)));
     EXPECT_EQ(test::byte_at(at(0)), 0);
 }
 

@@ -1,20 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
+//
+// How an arena of this process begins and ends. Its sharing: arena_sharing.cpp; what the host and programs ask of it:
+// arena_host_api.cpp, arena_kfuncs.cpp.
 #include "harena/arena/process_arena.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <cerrno>
 #include <new>
 #include <utility>
 
 #include "harena/arena/nofault.hpp"
 #include "harena/base/os/memory.hpp"
+#include "harena/base/os/shared_file.hpp"
 
 namespace harena {
 
 namespace {
 
-/// How many pages one punch takes at most: a touch waits for no more than that.
-constexpr PageCount k_punch_batch{512};
+constexpr std::uint64_t k_block_pages = k_huge_page_size / k_page_size;
 
 Result<void> check(const ArenaOptions& options) {
     const std::uint64_t start = options.user_vm_start.value();
@@ -27,6 +31,10 @@ Result<void> check(const ArenaOptions& options) {
                     options.pages.value());
     if (const std::uint64_t last = start + harena::bytes_of(options.pages) - 1; start >> 32 != last >> 32)
         return fail(ERANGE, "arena '{}': {:#x}-{:#x} crosses a 4 GiB boundary", options.name, start, last + 1);
+    if (options.tuning.huge_pages == HugePages::all && !options.tuning.exact_presence &&
+        (!is_aligned(start, k_huge_page_size) || !is_aligned(options.pages.value(), k_block_pages)))
+        return fail(EINVAL, "arena '{}': HugePages::all needs an address and a size that are multiples of 2 MiB",
+                    options.name);
     return {};
 }
 
@@ -36,10 +44,37 @@ std::uint64_t chosen_offset(PageCount pages) noexcept {
     return harena::bytes_of(pages) <= Window::k_bytes - k_huge_page_size ? k_huge_page_size : 0;
 }
 
+bool has_userfaultfd() { return os::userfaultfd().has_value(); }
+
 }  // namespace
+
+ProcessArena::ProcessArena(const ArenaOptions& options, Window window)
+    : Arena{options}, window_{std::move(window)}, charges_{options.pages} {}
 
 Result<std::shared_ptr<ProcessArena>> ProcessArena::create(const ArenaOptions& options) try {
     HARENA_CHECK_OK(check(options));
+    ArenaOptions wanted = options;
+    HARENA_CHECK_OK(tune(wanted));
+    if (wanted.tuning.huge_pages == HugePages::all)
+        if (auto arena = make(wanted, true)) return arena;  // else the machine has too few huge pages
+    return make(wanted, false);
+} catch (const std::bad_alloc&) {
+    return fail(ENOMEM, "no memory to keep account of an arena of {} pages", options.pages.value());
+}
+
+Result<void> ProcessArena::tune(ArenaOptions& options) {
+    ArenaTuning& tuning = options.tuning;
+    const std::uint64_t granule = tuning.fault_granule.value();
+    if (!std::has_single_bit(granule) || granule > k_block_pages)
+        return fail(EINVAL, "arena '{}': fault_granule {} is not a power of two from 1 to 512", options.name, granule);
+    if (!tuning.exact_presence) return {};
+    tuning.recycle = PageCount{0};
+    tuning.fault_granule = PageCount{1};
+    tuning.huge_pages = HugePages::never;
+    return {};
+}
+
+Result<std::shared_ptr<ProcessArena>> ProcessArena::make(ArenaOptions options, bool hugetlb) {
     const auto no_fork = fault_handler::block_forks();  // first: a child must not inherit a lock of what follows, held
     HARENA_CHECK_OK(nofault::register_text());
     HARENA_CHECK_OK(fault_handler::install());
@@ -48,190 +83,72 @@ Result<std::shared_ptr<ProcessArena>> ProcessArena::create(const ArenaOptions& o
                                   options.name, options.where);
     if (!window) return pass_on(window.error().in(fmt::format("arena '{}'", options.name)));
     const std::uint64_t offset = start == 0 ? chosen_offset(options.pages) : start % Window::k_bytes;
-
+    options.user_vm_start = UserAddress{reinterpret_cast<std::uint64_t>(window->base()) + offset};
+    // Without userfaultfd only what needs it is refused, by `Presence`.
+    const bool needs_watching = options.tuning.exact_presence || options.segv_on_fault || options.strict_reserve;
+    auto file = ArenaFile::create({.name = options.name,
+                                   .pages = options.pages,
+                                   .user_vm_start = options.user_vm_start,
+                                   .segv_on_fault = options.segv_on_fault,
+                                   .no_user_conv = options.no_user_conv,
+                                   .strict_reserve = options.strict_reserve,
+                                   .null_guard = options.null_guard,
+                                   .watched = needs_watching || has_userfaultfd(),
+                                   .hugetlb = hugetlb});
+    if (!file) return pass_on(file.error().in(fmt::format("arena '{}'", options.name)));
     std::shared_ptr<ProcessArena> arena{new ProcessArena{options, std::move(*window)}};
-    auto presence = Presence::create({.address = arena->window() + offset,
-                                      .pages = options.pages,
-                                      .segv_on_fault = options.segv_on_fault,
-                                      .name = arena->name().c_str()});
-    if (!presence) return pass_on(presence.error().in(fmt::format("arena '{}'", options.name)));
-    arena->presence_ = std::move(*presence);
-    arena->set_data(arena->presence_->address());
-    HARENA_TRY(arena->region_, fault_handler::add({.begin = arena->user_vm_start().value(),
-                                                   .bytes = arena->size(),
-                                                   .presence = arena->presence_.get()}));
-    arena->window_.count_pages_with(arena->presence_.get());
+    if (auto started = arena->start(std::move(*file), true); !started)
+        return pass_on(started.error().in(fmt::format("arena '{}'", options.name)));
     return arena;
-} catch (const std::bad_alloc&) {
-    return fail(ENOMEM, "no memory to keep account of an arena of {} pages", options.pages.value());
+}
+
+Result<void> ProcessArena::start(std::unique_ptr<ArenaFile> file, bool fresh) {
+    const ArenaTuning& tuning = options().tuning;
+    const ArenaGeometry geometry = file->geometry();
+    HARENA_TRY(default_payer_, charges_.id_of(tuning.account));
+    const bool whole_blocks = geometry.hugetlb || tuning.huge_pages == HugePages::all;
+    set_data(reinterpret_cast<std::byte*>(geometry.user_vm_start.value()));
+    HARENA_TRY(presence_,
+               Presence::create(data(), std::move(file), charges_,
+                                {.fault_granule = whole_blocks ? PageCount{k_block_pages} : tuning.fault_granule,
+                                 .huge_blocks = tuning.huge_pages != HugePages::never,
+                                 .payer = default_payer_}));
+    if (!fresh) {
+        presence_->set_shared();
+        // What those left unfinished that had this slot before: their generation is an old one, but it would come again
+        // some day.
+        presence_->recover_all();
+    }
+    allocator_ = std::make_unique<PageAllocator>(*presence_, charges_,
+                                                 PageAllocator::Options{.recycle = tuning.recycle,
+                                                                        .deterministic = tuning.deterministic,
+                                                                        .huge_refills =
+                                                                            tuning.huge_pages == HugePages::automatic,
+                                                                        .whole_blocks = whole_blocks,
+                                                                        .fresh = fresh});
+    if (fresh && presence_->guard()) {
+        PageIndex blocker;
+        const PageRange guard = PageRange::of(*presence_->guard(), PageCount{1});
+        if (presence_->claim(guard, blocker)) presence_->finish(guard, PageState::reserved);
+    }
+    HARENA_TRY(region_, fault_handler::add({.begin = geometry.user_vm_start.value(),
+                                            .bytes = harena::bytes_of(geometry.pages),
+                                            .presence = presence_.get()}));
+    window_.count_pages_with(presence_.get());
+    return {};
 }
 
 ProcessArena::~ProcessArena() {
-    if (!region_) return;  // `create` failed, and holds the lock
+    if (!region_) return;  // `start` failed, and its caller holds the lock
+    if (!published_.empty() && !fork_guard_.owner_dead()) (void)os::unlink(published_);
     // A child of a fork between here and the end would keep the descriptors: nobody closes them for it any more.
     const auto no_fork = fault_handler::block_forks();
     fault_handler::remove(*region_);
     window_.count_pages_with(nullptr);
+    allocator_.reset();
+    if (!fork_guard_.owner_dead()) charges_.release_all();
     presence_.reset();
     const Window gone = std::move(window_);
-}
-
-ProcessArena::Outcome<PageIndex> ProcessArena::allocate(std::optional<PageIndex> at, PageCount count,
-                                                        const std::atomic<bool>* cancel) {
-    const auto claimed = claim_free(at, count);
-    if (!claimed) return std::unexpected{claimed.error()};
-    if (const auto populated = presence_->populate(*claimed, cancel); !populated) {
-        give_back(*claimed);
-        return std::unexpected{ENOMEM};
-    }
-    return claimed->begin;
-}
-
-ProcessArena::Outcome<PageRange> ProcessArena::claim_free(std::optional<PageIndex> at, PageCount count) try {
-    const std::lock_guard lock{mutex_};
-    for (;;) {
-        refresh_hints();
-        PageRange range{};
-        if (at) {
-            range = PageRange::of(*at, count);
-            if (!free_.contains(range)) return std::unexpected{EBUSY};
-        } else {
-            const auto found = free_.smallest_of_at_least(count);
-            if (!found) return std::unexpected{ENOMEM};
-            range = PageRange::of(found->begin, count);
-        }
-        PageIndex blocker;
-        if (presence_->claim(range, blocker)) {
-            take_hint(range);
-            return range;
-        }
-        // The host touched that page since the hints were refreshed.
-        take_hint(PageRange::of(blocker, PageCount{1}));
-    }
-} catch (const std::bad_alloc&) {
-    const std::lock_guard lock{mutex_};
-    forget_hints();
-    return std::unexpected{ENOMEM};
-}
-
-ProcessArena::Outcome<void> ProcessArena::release(PageRange range) {
-    PageStates& states = presence_->states();
-    Outcome<void> outcome;
-    PageIndex begin = range.begin;  // of the run of pages that are ours to free
-    for (PageIndex page = range.begin;; page = page + PageCount{1}) {
-        const bool ours = page < range.end && (states.try_change(page, PageState::used, PageState::freeing) ||
-                                               states.try_change(page, PageState::reserved, PageState::freeing));
-        if (ours && page - begin < k_punch_batch) continue;
-        // A page that is ours but does not fit the batch begins the next one.
-        if (begin < page) {
-            if (const auto run = release_run({begin, page}); !run) outcome = run;
-        }
-        begin = ours ? page : page + PageCount{1};
-        if (page >= range.end) return outcome;
-    }
-}
-
-ProcessArena::Outcome<void> ProcessArena::release_run(PageRange freeing) {
-    if (const auto punched = presence_->punch(freeing); !punched) {
-        // The kernel would not take the memory back (out of memory itself): the pages stay allocated.
-        presence_->states().store(freeing, PageState::used);
-        return std::unexpected{punched.error().code};
-    }
-    give_back(freeing);
-    return {};
-}
-
-void ProcessArena::give_back(PageRange range) {
-    const std::lock_guard lock{mutex_};
-    // First, because pages that a touch made used are free to the hints until they are drained.
-    drain_touched();
-    presence_->states().store(range, PageState::absent);
-    give_hint(range);
-}
-
-ProcessArena::Outcome<void> ProcessArena::reserve(PageRange range) try {
-    const std::lock_guard lock{mutex_};
-    refresh_hints();
-    if (!free_.contains(range)) return std::unexpected{EBUSY};
-    PageIndex blocker;
-    // By way of `populating`: nobody else changes such pages, so that they can be given up if a later one is not free.
-    if (!presence_->claim(range, blocker)) return std::unexpected{EBUSY};
-    presence_->states().store(range, PageState::reserved);
-    take_hint(range);
-    return {};
-} catch (const std::bad_alloc&) {
-    const std::lock_guard lock{mutex_};
-    forget_hints();
-    return std::unexpected{ENOMEM};
-}
-
-void ProcessArena::refresh_hints() {
-    if (presence_->take_hints_stale()) hints_stale_ = true;
-    if (hints_stale_) rebuild_hints();
-    drain_touched();
-}
-
-void ProcessArena::drain_touched() noexcept {
-    presence_->drain_touched([this](PageIndex page) {
-        const PageRange one = PageRange::of(page, PageCount{1});
-        // A page whose touch failed is free.
-        if (presence_->states().load(page) != PageState::absent && free_.contains(one)) take_hint(one);
-    });
-}
-
-void ProcessArena::rebuild_hints() {
-    free_.clear();
-    const PageStates& states = presence_->states();
-    PageIndex begin{0};
-    for (PageIndex page{0}; page < PageIndex{} + pages(); page = page + PageCount{1}) {
-        if (states.load(page) == PageState::absent) continue;
-        free_.give({begin, page});
-        begin = page + PageCount{1};
-    }
-    free_.give({begin, PageIndex{} + pages()});
-    hints_stale_ = false;
-}
-
-void ProcessArena::give_hint(PageRange range) noexcept {
-    if (hints_stale_) return;  // the rebuild will find them
-    try {
-        free_.give(range);
-    } catch (const std::bad_alloc&) {
-        forget_hints();
-    }
-}
-
-void ProcessArena::take_hint(PageRange range) noexcept {
-    if (hints_stale_) return;
-    try {
-        free_.take(range);
-    } catch (const std::bad_alloc&) {
-        forget_hints();
-    }
-}
-
-void ProcessArena::forget_hints() noexcept {
-    free_.clear();
-    hints_stale_ = true;
-}
-
-Result<ArenaStatistics> ProcessArena::statistics() {
-    HARENA_CHECK_OK(fork_guard_.check("the arena"));
-    ArenaStatistics statistics{.pages = pages(),
-                               .used = {},
-                               .reserved = {},
-                               .host_faults = presence_->host_faults(),
-                               .program_faults = program_faults_.load(std::memory_order_relaxed)};
-    std::uint64_t used = 0;
-    std::uint64_t reserved = 0;
-    for (PageIndex page{0}; page < PageIndex{} + pages(); page = page + PageCount{1}) {
-        const PageState state = presence_->states().load(page);
-        used += state == PageState::used || state == PageState::populating ? 1 : 0;
-        reserved += state == PageState::reserved ? 1 : 0;
-    }
-    statistics.used = PageCount{used};
-    statistics.reserved = PageCount{reserved};
-    return statistics;
 }
 
 }  // namespace harena

@@ -35,11 +35,16 @@ inline constexpr std::uint64_t k_free_address = std::uint64_t{1} << 44;
 #endif
 
 /// The arena, or a failed test and null.
-inline std::shared_ptr<ProcessArena> make_arena(const ArenaOptions& options) {
+inline std::shared_ptr<ProcessArena> make_tuned_arena(const ArenaOptions& options) {
     auto arena = ProcessArena::create(options);
     if (arena) return std::move(*arena);
     ADD_FAILURE() << arena.error().message();
     return nullptr;
+}
+/// One in which every touch and every free shows at once.
+inline std::shared_ptr<ProcessArena> make_arena(ArenaOptions options) {
+    options.tuning.exact_presence = true;
+    return make_tuned_arena(options);
 }
 inline std::shared_ptr<ProcessArena> make_arena(std::uint64_t pages) { return make_arena({.pages = PageCount{pages}}); }
 

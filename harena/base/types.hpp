@@ -33,6 +33,9 @@ using UserAddress = StrongNumber<struct UserAddressTag, std::uint64_t>;
 [[nodiscard]] constexpr PageIndex operator+(PageIndex index, PageCount count) noexcept {
     return PageIndex{index.value() + count.value()};
 }
+[[nodiscard]] constexpr PageCount operator+(PageCount a, PageCount b) noexcept {
+    return PageCount{a.value() + b.value()};
+}
 [[nodiscard]] constexpr PageCount operator-(PageIndex end, PageIndex begin) noexcept {
     return PageCount{end.value() - begin.value()};
 }

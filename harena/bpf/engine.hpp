@@ -9,10 +9,12 @@
 #include <vector>
 
 #include "harena/arena/arena.hpp"
+#include "harena/arena/process_arena.hpp"
 #include "harena/base/result.hpp"
 #include "harena/bpf/map.hpp"
 #include "harena/bpf/object_file.hpp"
 #include "harena/bpf/program.hpp"
+#include "harena/page/page_account.hpp"
 
 namespace harena::bpf {
 
@@ -31,6 +33,13 @@ struct LoadOptions {
     /// Bytes of stack of one function (a multiple of 8, 512 to 32,768), and how deep calls may go (1 to 64).
     std::uint32_t frame_bytes = k_frame_bytes;
     std::uint32_t max_frames = k_max_frames;
+    /// The process engine only. How the object's arena is used, if it is made now.
+    ArenaTuning tuning{};
+    /// The process engine only. An arena that is there already, of this process or another one, instead of a new one:
+    /// it must be what the object's definition says (EINVAL).
+    std::shared_ptr<ProcessArena> arena{};
+    /// Pays for what the object's programs allocate, if the arena charges callers; null for nobody.
+    std::shared_ptr<PageAccount> account{};
     /// Errors of the kernel engine have the verifier's whole log instead of the part that matters.
     bool verbose_log = false;
 };

@@ -7,8 +7,8 @@ namespace harena::bpf::helpers {
 Value arena_alloc_pages(HelperCall& call) {
     const auto count = static_cast<std::uint32_t>(call.scalar(2));
     const auto node = static_cast<std::int32_t>(static_cast<std::uint32_t>(call.scalar(3)));
-    return Value::scalar(call.image().arena->kfunc_alloc_pages(call.scalar(1), count, node, call.scalar(4),
-                                                               &call.interpreter().cancel()));
+    return Value::scalar(call.image().arena->kfunc_alloc_pages_for(call.image().payer, call.scalar(1), count, node,
+                                                                   call.scalar(4), &call.interpreter().cancel()));
 }
 
 Value arena_free_pages(HelperCall& call) {

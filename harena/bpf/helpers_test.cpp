@@ -16,6 +16,7 @@
 
 #include <gtest/gtest.h>
 
+#include "harena/base/os/memory.hpp"
 #include "harena/base/os/process.hpp"
 #include "harena/base/page_math.hpp"
 #include "harena/bpf/engine_test_support.hpp"
@@ -465,6 +466,18 @@ TEST_F(ArenaKfuncs, a_weak_one_that_is_missing_is_an_error_only_where_it_is_call
     builder.kfunc("no_such_kfunc", true);
     EXPECT_TRUE(gives(evaluate(builder, {mov(r0, 1), jump(1), call_kfunc(0)}), 1));
     EXPECT_TRUE(refused(evaluate(builder, {mov(r0, 1), call_kfunc(0)}), EINVAL, "weak kfunc"));
+}
+
+// A stray write must not make a helper of anything else.
+TEST(Prototypes, lie_where_nothing_is_written) {
+    for (const auto& table : {helper_table(), kfunc_table()}) {
+        const auto at = reinterpret_cast<std::uint64_t>(table.data());
+        for (const std::uint64_t address : {at, at + table.size_bytes() - 1}) {
+            const auto mapping = os::find_mapping(address, 1);
+            ASSERT_TRUE(mapping);
+            EXPECT_NE(mapping->find(" r--p "), std::string::npos) << *mapping;
+        }
+    }
 }
 
 }  // namespace

@@ -27,6 +27,7 @@ struct Image {
     std::vector<Value> constants;
     std::vector<const Prototype*> kfuncs;           // nullptr: weak, and this engine does not have it
     std::shared_ptr<ProcessArena> arena;            // null if the object has none
+    ProcessArena::Payer payer{};                    // for what the programs allocate
     std::vector<std::shared_ptr<ProcessMap>> maps;  // as `ObjectFile::maps`
     std::vector<DataMemory> data;                   // as `ObjectFile::data`; owned by the `Object`
     std::function<void(std::string_view)> trace;

@@ -106,6 +106,8 @@ private:
     [[nodiscard]] Value load_from(const Value& pointer, std::int16_t offset, unsigned size, unsigned reg);
     void store_to(const Value& pointer, std::int16_t offset, unsigned size, const Value& value, unsigned reg);
     [[nodiscard]] std::uint64_t arena_address(const Value& pointer, std::int16_t offset) const;
+    /// Where the arena's faults do not tell (`ProcessArena::watched`), whether there is something to access.
+    [[nodiscard]] bool has_memory(const Value& pointer, std::int16_t offset, unsigned size) const;
     void check_aligned(const Value& pointer, std::int16_t offset, unsigned size, unsigned reg) const;
     void read_modify_write(Insn insn, const Value& pointer, const Value& source);
     void record_fault(Fault::Access access, const Value& pointer, std::int16_t offset);

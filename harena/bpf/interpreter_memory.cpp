@@ -26,6 +26,8 @@ nofault::Atomic operation_of(std::int32_t imm) noexcept {
     }
 }
 
+constexpr nofault::Access k_faulted{.value = 0, .faulted = 1};
+
 }  // namespace
 
 std::uint64_t Interpreter::locate(const Value& pointer, std::int64_t offset, std::uint64_t bytes, bool write,
@@ -58,6 +60,11 @@ std::uint64_t Interpreter::arena_address(const Value& pointer, std::int16_t offs
     return window + static_cast<std::uint32_t>(pointer.bits) + static_cast<std::uint64_t>(std::int64_t{offset});
 }
 
+bool Interpreter::has_memory(const Value& pointer, std::int16_t offset, unsigned size) const {
+    ProcessArena& arena = *image_->arena;
+    return arena.watched() || arena.has_memory(static_cast<std::uint32_t>(pointer.bits) + std::int64_t{offset}, size);
+}
+
 void Interpreter::record_fault(Fault::Access access, const Value& pointer, std::int16_t offset) {
     const std::uint64_t high = image_->arena->user_vm_start().value() >> 32 << 32;
     const std::uint64_t address =
@@ -86,7 +93,8 @@ std::vector<Fault> Interpreter::take_faults() const {
 
 Value Interpreter::load_from(const Value& pointer, std::int16_t offset, unsigned size, unsigned reg) {
     if (pointer.kind() == Kind::arena) {
-        const auto loaded = nofault::load(arena_address(pointer, offset), size);
+        const auto loaded =
+            has_memory(pointer, offset, size) ? nofault::load(arena_address(pointer, offset), size) : k_faulted;
         if (loaded.faulted != 0) record_fault(Fault::Access::read, pointer, offset);
         return Value::scalar(loaded.value);
     }
@@ -107,7 +115,9 @@ void Interpreter::store_to(const Value& pointer, std::int16_t offset, unsigned s
         stop(EACCES, "a pointer (kind {}) is stored into {}: it would leak an address of the host",
              name_of(value.kind()), name_of(pointer.kind()));
     if (pointer.kind() == Kind::arena) {
-        const auto stored = nofault::store(arena_address(pointer, offset), size, value.bits);
+        const auto stored = has_memory(pointer, offset, size)
+                                ? nofault::store(arena_address(pointer, offset), size, value.bits)
+                                : k_faulted;
         if (stored.faulted != 0) record_fault(Fault::Access::write, pointer, offset);
         return;
     }
@@ -174,8 +184,11 @@ void Interpreter::read_modify_write(Insn insn, const Value& pointer, const Value
         address = locate(pointer, insn.off, size, true, insn.dst);
         if (pointer.kind() == Kind::stack) stack_.check_plain(address, size);
     }
-    const nofault::Access result = compares ? nofault::compare_exchange(address, size, registers_[0].bits, source.bits)
-                                            : nofault::atomic(operation_of(insn.imm), address, size, source.bits);
+    const bool absent = pointer.kind() == Kind::arena && !has_memory(pointer, insn.off, size);
+    const nofault::Access result = absent ? k_faulted
+                                   : compares
+                                       ? nofault::compare_exchange(address, size, registers_[0].bits, source.bits)
+                                       : nofault::atomic(operation_of(insn.imm), address, size, source.bits);
     if (compares) {
         registers_[0] = Value::scalar(result.value);
     } else if (fetches) {

@@ -16,7 +16,22 @@ constexpr std::uint32_t k_mmapable = 1U << 10;
 constexpr std::uint32_t k_segv_on_fault = 1U << 17;
 constexpr std::uint32_t k_no_user_conv = 1U << 18;
 
-Result<std::shared_ptr<ProcessArena>> make_arena(const MapDefinition& d) {
+// Whether an arena that is there already is what an object wants.
+Result<void> check_fits(const ProcessArena& arena, const MapDefinition& d) {
+    if (arena.pages() != PageCount{d.max_entries})
+        return fail(EINVAL, "map '{}': max_entries is {}, and arena '{}', which is to be used, has {} pages", d.name,
+                    d.max_entries, arena.name(), arena.pages().value());
+    if (d.map_extra != 0 && arena.user_vm_start() != UserAddress{d.map_extra})
+        return fail(EINVAL, "map '{}': map_extra is {:#x}, and arena '{}', which is to be used, is at {:#x}", d.name,
+                    d.map_extra, arena.name(), arena.user_vm_start().value());
+    if (arena.segv_on_fault() != ((d.flags & k_segv_on_fault) != 0) ||
+        arena.no_user_conv() != ((d.flags & k_no_user_conv) != 0))
+        return fail(EINVAL, "map '{}': map_flags {:#x} are not those of arena '{}', which is to be used", d.name,
+                    d.flags, arena.name());
+    return {};
+}
+
+Result<std::shared_ptr<ProcessArena>> make_arena(const MapDefinition& d, const LoadOptions& options) {
     if (d.key_size != 0 || d.value_size != 0)
         return fail(EINVAL, "map '{}': an arena has neither keys nor values (key_size {}, value_size {})", d.name,
                     d.key_size, d.value_size);
@@ -24,18 +39,23 @@ Result<std::shared_ptr<ProcessArena>> make_arena(const MapDefinition& d) {
         return fail(EINVAL, "map '{}': map_flags {:#x} lack BPF_F_MMAPABLE, which an arena needs", d.name, d.flags);
     if (const std::uint32_t unknown = d.flags & ~(k_mmapable | k_segv_on_fault | k_no_user_conv); unknown != 0)
         return fail(EINVAL, "map '{}': map_flags {:#x} are not known for an arena", d.name, unknown);
+    if (options.arena != nullptr) {
+        HARENA_CHECK_OK(check_fits(*options.arena, d));
+        return options.arena;
+    }
     return ProcessArena::create({.name = d.name,
                                  .pages = PageCount{d.max_entries},
                                  .user_vm_start = UserAddress{d.map_extra},
                                  .segv_on_fault = (d.flags & k_segv_on_fault) != 0,
-                                 .no_user_conv = (d.flags & k_no_user_conv) != 0});
+                                 .no_user_conv = (d.flags & k_no_user_conv) != 0,
+                                 .tuning = options.tuning});
 }
 
 /// Makes one object runnable, step by step.
 class Loader {
 public:
     Loader(std::shared_ptr<const ObjectFile> file, std::vector<DataMemory> data, const LoadOptions& options)
-        : image_{std::make_shared<Image>()} {
+        : image_{std::make_shared<Image>()}, options_{options} {
         image_->file = std::move(file);
         image_->data = std::move(data);
         image_->trace = options.trace;
@@ -70,7 +90,8 @@ private:
             if (definition.type == map_type::arena) {
                 if (image_->arena != nullptr)
                     return fail(EINVAL, "map '{}' is a second arena; an object has one at most", definition.name);
-                HARENA_TRY(image_->arena, make_arena(definition));
+                HARENA_TRY(image_->arena, make_arena(definition, options_));
+                HARENA_TRY(image_->payer, image_->arena->payer(options_.account));
                 image_->maps.push_back(std::make_shared<ArenaMap>(definition));
             } else {
                 HARENA_TRY(auto map, ProcessMap::create(definition));
@@ -143,6 +164,7 @@ private:
     }
 
     std::shared_ptr<Image> image_;
+    const LoadOptions& options_;
 };
 
 class ProcessEngine final : public Engine {

@@ -13,7 +13,7 @@ namespace {
 
 using enum ArgKind;
 
-constexpr std::array k_helpers{
+constexpr std::array<Prototype, 15> k_helpers{
     Prototype{"bpf_map_lookup_elem",
               1,
               {map, map_key},
@@ -79,7 +79,7 @@ constexpr std::array k_helpers{
     Prototype{"bpf_strncmp", 182, {input, size, c_string}, ResultKind::scalar, "", false, &helpers::string_compare},
 };
 
-constexpr std::array k_kfuncs{
+constexpr std::array<Prototype, 3> k_kfuncs{
     Prototype{"bpf_arena_alloc_pages",
               0,
               {arena_map, address, scalar32, scalar32, scalar},

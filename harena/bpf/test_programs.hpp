@@ -200,7 +200,7 @@ public:
         resolve(file);
         return file;
     }
-    [[nodiscard]] Result<LoadedObject> load(const LoadOptions& options = {}) const {
+    [[nodiscard]] Result<LoadedObject> load(const LoadOptions& options = {.tuning = {.exact_presence = true}}) const {
         ObjectFile file = build();
         std::vector<DataMemory> memory;
         for (const DataSection& section : file.data) {

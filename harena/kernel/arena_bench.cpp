@@ -298,7 +298,7 @@ double random_read_ns(const Arena& arena) {
 void random_reads(Report& report) {
     constexpr std::string_view k_name = "arena.random_read_1g_huge";
     const Ours huge{{.pages = pages_for(k_gib)}};
-    if (const auto promoted = promote_all(huge.arena()); !promoted)
+    if (const auto promoted = huge.arena().promote(huge.arena().data(), huge.arena().pages()); !promoted)
         return Report::skip(k_name, promoted.error().message());
     const Ours small{{.pages = pages_for(k_gib), .never_huge = true}};
     must(small.arena().populate(small.arena().data(), small.arena().size()));
@@ -350,8 +350,6 @@ void two_threads(Report& report) {
 int main(int argc, char** argv) {
     namespace bench = harena::bench;
     bench::Report report;
-    if (const std::string missing = bench::missing_options<harena::ArenaOptions, harena::Arena>(); !missing.empty())
-        fmt::print(stderr, "harena_arena_bench: measured without{}\n", missing);
     if (const auto available = bench::Linux::available(); available) {
         bench::cold(report);
         bench::fresh(report);

@@ -31,46 +31,15 @@ struct Wanted {
     bool never_huge = false;
 };
 
-// --- Options and a call that arenas are about to get: the bench compiles with and without them. Once they are there,
-// `missing_options` goes, and of the others all but what their `if constexpr` guard. ---
-/// What is not there yet, so that rows do not mean what they say.
-template <typename Options, typename AnyArena>
-std::string missing_options() {
-    std::string missing;
-    if constexpr (!requires(Options o) { o.recycle = PageCount{}; }) missing += " ArenaOptions::recycle";
-    if constexpr (!requires(Options o) { o.fault_granule = PageCount{}; }) missing += " ArenaOptions::fault_granule";
-    if constexpr (!requires(Options o) { o.huge_pages = decltype(o.huge_pages)::never; })
-        missing += " ArenaOptions::huge_pages";
-    if constexpr (!requires(AnyArena& a) { a.promote(a.data(), a.pages()); }) missing += " Arena::promote";
-    return missing;
-}
-template <typename Options>
-void set_options(Options& options, const Wanted& wanted) {
-    if constexpr (requires { options.recycle; }) options.recycle = wanted.recycle.value_or(options.recycle);
-    if constexpr (requires { options.fault_granule; })
-        options.fault_granule = wanted.fault_granule.value_or(options.fault_granule);
-    if constexpr (requires { options.huge_pages; })
-        if (wanted.never_huge) options.huge_pages = decltype(options.huge_pages)::never;
-}
-template <typename AnyArena>
-Result<void> promote_all(AnyArena& arena) {
-    if constexpr (requires { arena.promote(arena.data(), arena.pages()); }) {
-        return arena.promote(arena.data(), arena.pages());
-    } else {
-        HARENA_CHECK_OK(arena.populate(arena.data(), arena.size()));
-        const auto collapsed = os::madvise(arena.data(), arena.size(), os::k_madv_collapse);
-        if (!collapsed) return os::fail_with(collapsed.error(), "the arena is not collapsed");
-        return {};
-    }
-}
-// --- end ---
-
 /// An arena of this process, with the calls that programs make.
 class Ours {
 public:
     explicit Ours(const Wanted& wanted) {
         ArenaOptions options{.name = "bench", .pages = wanted.pages};
-        set_options(options, wanted);
+        ArenaTuning& tuning = options.tuning;
+        tuning.recycle = wanted.recycle.value_or(tuning.recycle);
+        tuning.fault_granule = wanted.fault_granule.value_or(tuning.fault_granule);
+        if (wanted.never_huge) tuning.huge_pages = HugePages::never;
         arena_ = must(ProcessArena::create(options));
         must(fault_handler::prepare_thread());
     }

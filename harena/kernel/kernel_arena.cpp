@@ -93,6 +93,16 @@ Result<void> KernelArena::populate(const void* address, std::uint64_t bytes) {
     return {};
 }
 
+Result<void> KernelArena::promote(void* /*address*/, PageCount /*count*/) {
+    HARENA_CHECK_OK(fork_guard_.check("the arena"));
+    return fail(ENOTSUP, "arena '{}': Linux's arenas have pages of 4 KiB only", name());
+}
+
+Result<std::vector<ArenaRange>> KernelArena::snapshot() {
+    HARENA_CHECK_OK(fork_guard_.check("the arena"));
+    return fail(ENOTSUP, "arena '{}': Linux does not tell who has a page of an arena", name());
+}
+
 Result<const PresenceProbe*> KernelArena::probe() try {
     HARENA_CHECK_OK(fork_guard_.check("the arena"));
     const std::lock_guard lock{mutex_};

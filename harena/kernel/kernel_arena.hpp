@@ -34,6 +34,9 @@ public:
     Result<void> free_pages(void* address, PageCount count) override;
     Result<void> reserve_pages(void* address, PageCount count) override;
     Result<void> populate(const void* address, std::uint64_t bytes) override;
+    /// ENOTSUP: Linux's arenas are on pages of 4 KiB, and do not say whose a page is.
+    Result<void> promote(void* address, PageCount count) override;
+    [[nodiscard]] Result<std::vector<ArenaRange>> snapshot() override;
     /// `used` are the pages that have memory. Linux does not tell how many are reserved, nor counts faults: 0.
     [[nodiscard]] Result<ArenaStatistics> statistics() override;
 

@@ -96,6 +96,7 @@ Result<VmArea*> VmSpace::get_vm_area(std::uint64_t bytes, VmKind kind, const VmA
     if (bytes == 0) return fail(EINVAL, "an area of 0 bytes");
     if (bytes > bytes_) return fail(ENOMEM, "an area of {} bytes in a space of {}", bytes, bytes_);
     if (kind == VmKind::ram) return fail(EINVAL, "areas of this kind are made by vm_map_ram");
+    if (kind == VmKind::backed) return fail(EINVAL, "areas of this kind are windows: take_window");
     if (kind == VmKind::sparse && options.no_guard) return fail(EINVAL, "a sparse area needs a guard");
     const std::lock_guard lock{mutex_};
     return make_area(pages_for(bytes).value(), kind, options);

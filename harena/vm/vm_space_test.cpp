@@ -107,6 +107,7 @@ TEST_F(VmAreas, that_cannot_be_are_refused) {
     EXPECT_TRUE(refused(space_->get_vm_area(~0ULL, VmKind::map), ENOMEM, "in a space of"));
     EXPECT_TRUE(refused(space_->get_vm_area(k_page_size, VmKind::sparse, {.no_guard = true}), EINVAL, "guard"));
     EXPECT_TRUE(refused(space_->get_vm_area(k_page_size, VmKind::ram), EINVAL, "vm_map_ram"));
+    EXPECT_TRUE(refused(space_->get_vm_area(k_page_size, VmKind::backed), EINVAL, "take_window"));
     EXPECT_TRUE(space_->get_vm_area(k_space_bytes, VmKind::map, {.no_guard = true}));
     EXPECT_TRUE(refused(VmSpace::create({.bytes = 0}), EINVAL, "0 bytes"));
     EXPECT_TRUE(refused(VmSpace::create({.bytes = ~0ULL}), EINVAL, "bytes"));

@@ -112,7 +112,9 @@ Json run_case(Engine& engine, const Case& one) {
     if (one.refusal) json["refusal"] = *one.refusal;
     auto data = make_data_memory(one.file);
     if (!data) return {{"name", one.name}, {"load_error", to_json(data.error())}};
-    auto loaded = engine.load(std::make_shared<const ObjectFile>(one.file), *std::move(data), {});
+    // As in Linux, where every access to a freed page is a fault, and addresses do not depend on threads.
+    const LoadOptions options{.tuning = {.deterministic = true, .exact_presence = true}};
+    auto loaded = engine.load(std::make_shared<const ObjectFile>(one.file), *std::move(data), options);
     if (!loaded) {
         json["load_error"] = to_json(loaded.error());
         return json;

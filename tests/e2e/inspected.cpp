@@ -42,7 +42,8 @@ std::shared_ptr<ProcessArena> make_large() {
 }
 
 std::shared_ptr<ProcessArena> make_small() {
-    auto arena = ProcessArena::create({.name = "counts", .pages = PageCount{200}}).value();
+    auto arena =
+        ProcessArena::create({.name = "counts", .pages = PageCount{200}, .tuning = {.exact_presence = true}}).value();
     (void)arena->alloc_pages(PageCount{40}).value();
     (void)arena->free_pages(page_at(*arena, 10), PageCount{5}).value();
     (void)arena->reserve_pages(page_at(*arena, 64), PageCount{16}).value();

@@ -65,10 +65,13 @@ std::optional<std::uint64_t> number_of(std::string_view text, std::string_view k
 
 Finding look_at_userfaultfd() {
     Finding finding{.key = "userfaultfd", .name = "userfaultfd"};
-    const auto arena = ProcessArena::create({.name = "doctor", .pages = PageCount{1}, .user_vm_start = {}});
+    const auto arena = ProcessArena::create(
+        {.name = "doctor", .pages = PageCount{1}, .user_vm_start = {}, .tuning = {.exact_presence = true}});
     if (!arena) {
         finding.good = false;
         finding.found = arena.error().message();
+        if (ProcessArena::create({.name = "doctor", .pages = PageCount{1}, .user_vm_start = {}}))
+            finding.found += "; arenas work without it, but see the host's touches late";
         // Other errors say themselves what to do.
         if (arena.error().code() == EPERM)
             finding.enable = "allow the userfaultfd system call (a container's seccomp filter may forbid it)";

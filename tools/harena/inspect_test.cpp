@@ -16,6 +16,7 @@
 
 #include <gtest/gtest.h>
 
+#include "harena/arena/arena_file.hpp"
 #include "harena/arena/process_arena.hpp"
 #include "harena/base/os/memory.hpp"
 #include "harena/base/test_support.hpp"
@@ -253,21 +254,15 @@ TEST_F(FalseAreas, noise_is_never_more_than_noise) {
 // --- pages
 // ------------------------------------------------------------------------------------------------------------
 
-TEST(PageGridTest, sizes_of_arenas_files_tell_their_pages) {
-    for (const std::uint64_t pages : {1UL, 2UL, 4095UL, 4096UL, 4097UL, 8192UL, 8193UL, 1UL << 20})
-        EXPECT_EQ(arena_pages_of_file(pages * k_page_size + align_up(pages, k_page_size)), pages);
-    for (const std::uint64_t bytes :
-         {0UL, 1UL, 4096UL, 8191UL, 4098UL * 4096UL, ((1UL << 20) + 258) * 4096UL, ~0UL << 12})
-        EXPECT_EQ(arena_pages_of_file(bytes), 0U) << bytes;
-}
-
 TEST(PageGridTest, every_state_has_its_class) {
-    const auto file = os::memfd_create("arena").value();
-    ASSERT_TRUE(os::ftruncate(file.get(), 11 * k_page_size));
-    constexpr std::array<std::uint8_t, 10> k_states{0, 1, 2, 2, 2, 3, 4, 5, 6, 255};
-    ASSERT_TRUE(os::pwrite(file.get(), k_states.data(), k_states.size(), 10 * k_page_size));
+    const auto file =
+        ArenaFile::create({.name = "grid", .pages = PageCount{10}, .user_vm_start = UserAddress{0x2000'0000'1000}})
+            .value();
+    constexpr std::array<std::uint32_t, 10> k_states{0, 1, 2, 2, 2, 3, 4, 5, 8, 255};
+    for (std::uint32_t page = 0; page < 10; ++page)
+        file->words().store(PageIndex{page}, ArenaWord::from_bits(k_states[page] | 0xabcd'ef00));
     const std::array<os::AddressRange, 2> huge{{{.begin = 0, .end = 1}, {.begin = 3, .end = 5}}};
-    const auto grid = read_page_grid(file.get(), huge);
+    const auto grid = read_page_grid(file->fd(), huge);
     ASSERT_TRUE(grid) << grid.error().message();
     EXPECT_EQ(grid->pages, 10U);
     EXPECT_EQ(grid->pages_per_group, 1U);
@@ -296,9 +291,9 @@ TEST(PageGridTest, large_arenas_are_summed_up_in_groups) {
 
 TEST(PageGridTest, files_that_are_no_arenas_are_refused) {
     const auto file = os::memfd_create("arena").value();
-    EXPECT_TRUE(refused(read_page_grid(file.get(), {}), EINVAL, "no arena's"));
+    EXPECT_TRUE(refused(read_page_grid(file.get(), {}), EINVAL, "not an arena's file"));
     ASSERT_TRUE(os::ftruncate(file.get(), 5 * k_gib));
-    EXPECT_TRUE(refused(read_page_grid(file.get(), {}), EINVAL, "no arena's"));
+    EXPECT_TRUE(refused(read_page_grid(file.get(), {}), EINVAL, "not an arena's file"));
     EXPECT_TRUE(refused(read_page_grid(-1, {}), EBADF, "looked at"));
 }
 

@@ -5,20 +5,22 @@
 #include <cerrno>
 #include <numeric>
 
-#include "harena/arena/arena.hpp"
-#include "harena/arena/page_states.hpp"
+#include "harena/arena/arena_file.hpp"
+#include "harena/arena/arena_words.hpp"
 #include "harena/base/os/memory.hpp"
 
 namespace harena::tool {
 
 namespace {
 
-PageClass class_of(std::uint8_t state) noexcept {
-    switch (static_cast<PageState>(state)) {
+PageClass class_of(std::uint32_t word) noexcept {
+    switch (static_cast<PageState>(word & 0xff)) {
         case PageState::absent:
         case PageState::freeing:
             return PageClass::free;
         case PageState::populating:
+        case PageState::clearing:
+        case PageState::touched:
         case PageState::used:
             return PageClass::allocated;
         case PageState::recycled:
@@ -56,29 +58,24 @@ void PageGrid::add(std::uint64_t page, PageClass what) noexcept {
     groups[page / pages_per_group].add(what);
 }
 
-std::uint64_t arena_pages_of_file(std::uint64_t bytes) noexcept {
-    const std::uint64_t all = bytes / k_page_size;
-    const std::uint64_t pages = all - (all + k_page_size) / (k_page_size + 1);
-    const bool exact = bytes_of(PageCount{pages}) + align_up(pages, k_page_size) == bytes;
-    return exact && PageCount{pages} <= Arena::k_max_pages ? pages : 0;
-}
-
 Result<PageGrid> read_page_grid(int fd, std::span<const os::AddressRange> huge) {
     const auto facts = os::facts_of(fd);
     if (!facts) return os::fail_with(facts.error(), "its file cannot be looked at");
-    const std::uint64_t pages = facts->regular ? arena_pages_of_file(facts->bytes) : 0;
-    if (pages == 0) return fail(EINVAL, "its file, of {} bytes, is no arena's", facts->bytes);
+    if (!facts->regular) return fail(EINVAL, "its file is no arena's");
+    HARENA_TRY(const ArenaGeometry geometry, ArenaFile::read_geometry(fd, facts->bytes));
+    const std::uint64_t pages = geometry.pages.value();
     PageGrid grid{pages};
-    std::vector<std::uint8_t> states(std::min<std::uint64_t>(pages, 64 * k_kib));
+    std::vector<std::uint32_t> words(std::min<std::uint64_t>(pages, 16 * k_kib));
     for (std::uint64_t page = 0; page < pages;) {
-        const std::uint64_t count = std::min<std::uint64_t>(states.size(), pages - page);
-        const auto got = os::pread(fd, states.data(), count, bytes_of(PageCount{pages}) + page);
+        const std::uint64_t count = std::min<std::uint64_t>(words.size(), pages - page);
+        const auto got = os::pread(fd, words.data(), count * sizeof(std::uint32_t),
+                                   ArenaFile::words_offset(geometry) + page * sizeof(std::uint32_t));
         if (!got && got.error().code == EINTR) continue;
         if (!got) return os::fail_with(got.error(), "the states of its pages cannot be read");
-        if (*got == 0) return fail(EINVAL, "its file is cut off");
-        for (std::uint64_t i = 0; i < *got; ++i, ++page) {
+        if (*got < sizeof(std::uint32_t)) return fail(EINVAL, "its file is cut off");
+        for (std::uint64_t i = 0; i < *got / sizeof(std::uint32_t); ++i, ++page) {
             while (!huge.empty() && huge.front().end <= page) huge = huge.subspan(1);
-            PageClass what = class_of(states[i]);
+            PageClass what = class_of(words[i]);
             if (what == PageClass::allocated && !huge.empty() && huge.front().begin <= page) what = PageClass::huge;
             grid.add(page, what);
         }

@@ -54,10 +54,6 @@ struct PageGrid {
     void add(std::uint64_t page, PageClass what) noexcept;
 };
 
-/// How many pages an arena has whose file has `bytes` bytes: one byte a page for its state lies behind them, in whole
-/// pages. 0: no arena's file is so large.
-[[nodiscard]] std::uint64_t arena_pages_of_file(std::uint64_t bytes) noexcept;
-
 /// Reads the states of an arena's pages from its file. `huge`: ranges of pages that are on large entries, ascending.
 /// Errors: EINVAL (no arena's file), those of reading.
 [[nodiscard]] Result<PageGrid> read_page_grid(int fd, std::span<const os::AddressRange> huge);

@@ -205,7 +205,7 @@ private:
 
     ArenaView look_at_arena(const Mapping& mapping, std::uint64_t window, VmAreaInfo& area) {
         ArenaView arena{.name = std::string{harena_name(mapping.path).value_or("")},
-                        .address = mapping.begin - std::min(mapping.offset, mapping.begin),
+                        .address = mapping.begin,
                         .window = window,
                         .grid = {},
                         .error = {}};

@@ -183,6 +183,24 @@ SysResult<void> uffd_register_missing(int uffd, void* address, std::size_t lengt
     return invoke(Call::uffd_register, [&] { return ::ioctl(uffd, UFFDIO_REGISTER, &request); });
 }
 
+SysResult<void> uffd_unregister(int uffd, void* address, std::size_t length) noexcept {
+    uffdio_range range{.start = reinterpret_cast<std::uint64_t>(address), .len = length};
+    return invoke(Call::uffd_unregister, [&] { return ::ioctl(uffd, UFFDIO_UNREGISTER, &range); });
+}
+
+SysResult<std::size_t> uffd_copy(int uffd, void* to, const void* from, std::size_t length) noexcept {
+    if (const int error = detail::injected(Call::uffd_copy)) return sys_fail(error);
+    uffdio_copy request{.dst = reinterpret_cast<std::uint64_t>(to),
+                        .src = reinterpret_cast<std::uint64_t>(from),
+                        .len = length,
+                        .mode = 0,
+                        .copy = 0};
+    const int result = ::ioctl(uffd, UFFDIO_COPY, &request);
+    if (request.copy > 0) return static_cast<std::size_t>(request.copy);  // part of it, or all
+    if (result == 0) return length;
+    return sys_fail(request.copy < 0 ? static_cast<int>(-request.copy) : errno);
+}
+
 SysResult<std::size_t> uffd_zeropage(int uffd, void* address, std::size_t length) noexcept {
     if (const int error = detail::injected(Call::uffd_zeropage)) return sys_fail(error);
     uffdio_zeropage request{.range = {.start = reinterpret_cast<std::uint64_t>(address), .len = length},

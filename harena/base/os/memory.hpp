@@ -54,6 +54,10 @@ SysResult<void> allocate_range(int fd, std::uint64_t offset, std::uint64_t lengt
 SysResult<void> uffd_api(int uffd, std::uint64_t features) noexcept;
 /// Faults on absent pages of the range are reported to `uffd` from now on.
 SysResult<void> uffd_register_missing(int uffd, void* address, std::size_t length) noexcept;
+/// They are no longer.
+SysResult<void> uffd_unregister(int uffd, void* address, std::size_t length) noexcept;
+/// Creates pages in the range with the bytes at `from`, as `uffd_zeropage` does: for 2 MiB pages, which that cannot.
+[[nodiscard]] SysResult<std::size_t> uffd_copy(int uffd, void* to, const void* from, std::size_t length) noexcept;
 /// Creates zeroed pages in the range until one is there already. Returns the bytes done, at least one page;
 /// EEXIST: the first page was there. EAGAIN: try again.
 [[nodiscard]] SysResult<std::size_t> uffd_zeropage(int uffd, void* address, std::size_t length) noexcept;
