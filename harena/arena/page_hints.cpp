@@ -42,8 +42,13 @@ void PageHints::keep(PageRange recycled) noexcept {
 void PageHints::forget(PageRange taken) noexcept {
     free_.take_any(taken);
     if (kept_pages_ == 0) return;
-    for (std::size_t page = kept_.find_next_set(taken.begin.value()); page < taken.end.value();
-         page = kept_.find_next_set(page + 1)) {
+    // A search for each page that is kept is dearer than a look at each page, where the range is short.
+    constexpr PageCount k_short{256};
+    const bool looks = taken.count() <= k_short;
+    for (std::size_t page = taken.begin.value(); page < taken.end.value(); ++page) {
+        if (!looks) page = kept_.find_next_set(page);
+        if (page >= taken.end.value()) return;
+        if (!kept_.test(page)) continue;
         kept_.clear(page);
         --kept_pages_;
     }

@@ -97,11 +97,13 @@ std::optional<FaultAnswer> Presence::fill_in_place(PageIndex page, ArenaWord wor
 // it is marked first. nullopt: look again.
 std::optional<FaultAnswer> Presence::help_populating(PageIndex page, ArenaWord word) noexcept {
     const ArenaWord marked{PageState::touched, word.owner()};
-    if (word != marked && !words_.try_change(page, word, marked)) return std::nullopt;
+    const bool marks = word != marked;
+    if (marks && !words_.try_change(page, word, marked)) return std::nullopt;
     const auto filled = zero_page(page);
     if (!filled) return FaultAnswer::refuse;
     if (words_.load(page) != marked) return std::nullopt;
-    return *filled ? FaultAnswer::progress : FaultAnswer::retry;
+    // A mark is progress, too: where the memory comes by itself (`make_blocks`), the next touch finds it.
+    return *filled || marks ? FaultAnswer::progress : FaultAnswer::retry;
 }
 
 FaultAnswer Presence::host_fault(std::uintptr_t address, bool insist) noexcept {
