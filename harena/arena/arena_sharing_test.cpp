@@ -184,6 +184,7 @@ TEST_F(ArenaSharing, a_page_that_one_frees_is_the_others_to_allocate_and_reads_z
     Peer peer{[&](Peer& parent) {
         const auto mine = attach();
         ASSERT_NE(mine, nullptr);
+        parent.wait();
         // All of it, single pages and a range; the parent has filled them.
         for (std::uint64_t page = 0; page < k_pages / 2; ++page)
             ASSERT_TRUE(mine->free_pages(page_at(*mine, page), PageCount{1})) << page;
@@ -196,6 +197,7 @@ TEST_F(ArenaSharing, a_page_that_one_frees_is_the_others_to_allocate_and_reads_z
     }};
     ASSERT_TRUE(arena_->alloc_pages(PageCount{k_pages}));
     std::memset(arena_->data(), 0xee, arena_->size());
+    peer.tell();
     peer.wait();
     for (std::uint64_t count = 0; count < k_pages; ++count) {
         const auto page = arena_->alloc_pages(PageCount{1});
