@@ -131,6 +131,7 @@ TEST_F(ArenaSharing, pages_that_one_has_are_not_had_by_another) {
     Peer peer{[&](Peer& parent) {
         const auto mine = attach();
         ASSERT_NE(mine, nullptr);
+        parent.wait();
         EXPECT_TRUE(refused(mine->alloc_pages(PageCount{1}, {.address = page_at(*mine, 8)}), EBUSY, ""));
         EXPECT_TRUE(refused(mine->alloc_pages(PageCount{1}, {.address = page_at(*mine, 16)}), EBUSY, ""));
         EXPECT_TRUE(refused(mine->reserve_pages(page_at(*mine, 24), PageCount{1}), EBUSY, ""));
@@ -144,6 +145,7 @@ TEST_F(ArenaSharing, pages_that_one_has_are_not_had_by_another) {
     ASSERT_TRUE(arena_->alloc_pages(PageCount{1}, {.address = at(8)}));
     ASSERT_TRUE(arena_->reserve_pages(at(16), PageCount{1}));
     byte_at(at(24)) = 1;
+    peer.tell();
     peer.wait();
     EXPECT_EQ(usage(*arena_), "7 2");
     for (const std::uint64_t page : {32U, 35U, 40U, 48U})
