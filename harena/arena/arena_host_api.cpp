@@ -229,18 +229,20 @@ Result<ArenaStatistics> ProcessArena::statistics() {
         }
     }
     const std::uint64_t begin = user_vm_start().value();
+    const bool hugetlb = presence_->geometry().hugetlb;  // then the kernel says so of pages without memory, too
+    const std::uint64_t on_2mib = hugetlb ? used + recycled : pages_on_2mib(begin, begin + size());
     return ArenaStatistics{.pages = pages(),
                            .used = PageCount{used},
                            .reserved = PageCount{reserved},
                            .recycled = PageCount{recycled},
-                           .on_2mib = PageCount{pages_on_2mib(begin, begin + size())},
+                           .on_2mib = PageCount{on_2mib},
                            .host_faults = presence_->host_faults(),
                            .program_faults = program_faults_.load(std::memory_order_relaxed),
                            .recovered = presence_->recovered_pages(),
                            .unwatched = presence_->unwatched_pages(),
                            .processes = presence_->file().slots().count(),
                            .watched = watched(),
-                           .hugetlb = presence_->geometry().hugetlb};
+                           .hugetlb = hugetlb};
 }
 
 Result<std::vector<ArenaRange>> ProcessArena::snapshot() try {

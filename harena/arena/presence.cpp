@@ -310,6 +310,7 @@ os::SysResult<void> Presence::punch(PageRange freeing) noexcept {
 }
 
 os::SysResult<void> Presence::collapse(PageRange blocks) noexcept {
+    if (geometry().hugetlb) return {};  // they are
     for (PageIndex block = blocks.begin; block < blocks.end; block = block + k_block)
         if (const auto done = os::madvise(address_of(block), k_huge_page_size, os::k_madv_collapse); !done) return done;
     return {};
