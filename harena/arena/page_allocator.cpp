@@ -59,6 +59,8 @@ PageMagazine* PageAllocator::find_magazine() noexcept {
                 hints_.set_may_lack();
             });
             mine = magazine;
+            // What it may hold is room for less elsewhere.
+            shrink(PageCount{recycle_.load(std::memory_order_relaxed)});
         } catch (const std::bad_alloc&) {
             return nullptr;  // no memory, or no room for another one
         }
@@ -213,6 +215,12 @@ PageAllocator::Outcome<PageAllocator::Claimed> PageAllocator::claim_at(PageRange
             const std::lock_guard lock{mutex_};
             hints_.forget(claimed.whole);
             return claimed;
+        }
+        if (range.begin < blocker) {
+            // Who met those that were claimed for a moment has taken them out of the hints.
+            const std::lock_guard lock{mutex_};
+            for (PageIndex page = range.begin; page < blocker; page = page + k_one)
+                if (presence_.words().load(page).state() == PageState::recycled) hints_.keep(one(page));
         }
         if (!presence_.words().load(blocker).moving()) {
             if (presence_.words().load(blocker).free()) continue;  // freed meanwhile
