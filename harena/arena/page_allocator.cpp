@@ -14,9 +14,8 @@ namespace harena {
 namespace {
 
 constexpr PageCount k_one{1};
-constexpr PageCount k_block{k_huge_page_size / k_page_size};
 /// How many pages one punch takes at most: a touch waits for no more than that.
-constexpr PageCount k_punch_batch = k_block;
+constexpr PageCount k_punch_batch = k_huge_page_pages;
 /// A refill's pages: so many at first, twice as many each time, and a block of 2 MiB after so many refills.
 constexpr std::uint64_t k_first_refill = 8;
 constexpr unsigned k_refills_before_block = 8;
@@ -24,8 +23,6 @@ constexpr unsigned k_refills_before_block = 8;
 constexpr std::uint64_t k_magazine_share = 2;
 /// How long a call waits for whoever is at work on a page that it must have.
 constexpr std::uint64_t k_patience_ns = 500'000'000;
-
-PageRange one(PageIndex page) noexcept { return PageRange::of(page, k_one); }
 
 }  // namespace
 
@@ -82,7 +79,7 @@ void PageAllocator::spill(PageMagazine& magazine, std::size_t count) noexcept {
     const std::lock_guard lock{mutex_};
     magazine.spill(count, [this](PageIndex page) {
         // It may have been taken from under the magazine.
-        if (presence_.words().load(page).state() == PageState::recycled) hints_.keep(one(page));
+        if (presence_.words().load(page).state() == PageState::recycled) hints_.keep(PageRange::one(page));
     });
 }
 
@@ -103,17 +100,17 @@ PageRange PageAllocator::claim_for_refill(const PageMagazine& magazine) noexcept
     hints_.refresh();
     const std::uint64_t count =
         std::min<std::uint64_t>(k_first_refill << std::min(magazine.refills, 3U), PageMagazine::k_capacity);
-    bool block = options_.huge_refills && magazine.refills >= k_refills_before_block && room() >= k_block &&
+    bool block = options_.huge_refills && magazine.refills >= k_refills_before_block && room() >= k_huge_page_pages &&
                  !presence_.shared() &&
-                 presence_.blocks_within({PageIndex{}, PageIndex{} + k_block}).count() == k_block;
+                 presence_.blocks_within({PageIndex{}, PageIndex{} + k_huge_page_pages}).count() == k_huge_page_pages;
     for (;;) {
         std::optional<PageRange> found;
-        if (block) found = hints_.free().aligned(k_block, k_block);
+        if (block) found = hints_.free().aligned(k_huge_page_pages, k_huge_page_pages);
         block = block && found;
         if (!found) found = hints_.free().smallest_of_at_least(k_one);
         if (!found) return {};
         const PageRange range =
-            PageRange::of(found->begin, block ? k_block : std::min(found->count(), PageCount{count}));
+            PageRange::of(found->begin, block ? k_huge_page_pages : std::min(found->count(), PageCount{count}));
         PageIndex blocker;
         if (presence_.claim(range, blocker)) {
             hints_.forget(range);
@@ -176,7 +173,7 @@ PageAllocator::Outcome<PageIndex> PageAllocator::allocate_one(PageMagazine& maga
             clear_warm_page(presence_.address_of(entry.page));
         else
             clear_cold_pages(presence_.address_of(entry.page), k_page_size);
-        charges_.assign(one(entry.page), payer);
+        charges_.assign(PageRange::one(entry.page), payer);
         words.store(entry.page, presence_.my(PageState::used));
         return entry.page;
     }
@@ -220,7 +217,7 @@ PageAllocator::Outcome<PageAllocator::Claimed> PageAllocator::claim_at(PageRange
             // Who met those that were claimed for a moment has taken them out of the hints.
             const std::lock_guard lock{mutex_};
             for (PageIndex page = range.begin; page < blocker; page = page + k_one)
-                if (presence_.words().load(page).state() == PageState::recycled) hints_.keep(one(page));
+                if (presence_.words().load(page).state() == PageState::recycled) hints_.keep(PageRange::one(page));
         }
         if (!presence_.words().load(blocker).moving()) {
             if (presence_.words().load(blocker).free()) continue;  // freed meanwhile
@@ -270,9 +267,9 @@ void PageAllocator::undo_claim(const Claimed& claimed) {
     for (PageIndex page = claimed.whole.begin; page < claimed.whole.end; page = page + k_one) {
         const PageState state = presence_.words().load(page).state();
         if (state == PageState::recycled)
-            hints_.keep(one(page));
+            hints_.keep(PageRange::one(page));
         else if (state == PageState::absent)
-            hints_.give(one(page));
+            hints_.give(PageRange::one(page));
     }
 }
 
@@ -282,8 +279,8 @@ PageAllocator::Outcome<void> PageAllocator::reserve(PageRange range) {
     for (PageIndex page = claimed->wanted.begin; page < claimed->wanted.end; page = page + k_one) {
         // A reserved page has memory only if the host touches it.
         if (presence_.words().load(page).state() != PageState::clearing) continue;
-        if (presence_.punch(one(page))) {
-            presence_.finish(one(page), PageState::populating);
+        if (presence_.punch(PageRange::one(page))) {
+            presence_.finish(PageRange::one(page), PageState::populating);
             continue;
         }
         undo_claim(*claimed);
@@ -308,7 +305,7 @@ bool PageAllocator::free_one(PageIndex page) noexcept {
     ArenaWord word = presence_.words().load(page);
     if (word.state() != PageState::used || !presence_.words().try_change(page, word, presence_.my(PageState::freeing)))
         return false;
-    charges_.release(one(page));
+    charges_.release(PageRange::one(page));
     presence_.words().store(page, presence_.my(PageState::recycled));
     mine->refills = 0;
     if (mine->full()) [[unlikely]] {

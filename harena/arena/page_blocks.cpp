@@ -13,9 +13,6 @@ namespace harena {
 namespace {
 
 constexpr PageCount k_one{1};
-constexpr PageCount k_block{k_huge_page_size / k_page_size};
-
-PageRange one(PageIndex page) noexcept { return PageRange::of(page, k_one); }
 
 }  // namespace
 
@@ -23,11 +20,12 @@ PageRange one(PageIndex page) noexcept { return PageRange::of(page, k_one); }
 PageAllocator::Claimed PageAllocator::widen(PageRange claimed) noexcept {
     Claimed all{.wanted = claimed, .whole = claimed};
     if (!options_.whole_blocks) return all;
-    const PageIndex first{align_down(claimed.begin.value(), k_block.value())};
-    const PageIndex last{std::min(align_up(claimed.end.value(), k_block.value()), presence_.pages().value())};
+    const PageIndex first{align_down(claimed.begin.value(), k_huge_page_pages.value())};
+    const PageIndex last{std::min(align_up(claimed.end.value(), k_huge_page_pages.value()), presence_.pages().value())};
     const auto claim_absent = [this](PageIndex page) {
         PageIndex blocker;
-        return presence_.words().load(page).state() == PageState::absent && presence_.claim(one(page), blocker);
+        return presence_.words().load(page).state() == PageState::absent &&
+               presence_.claim(PageRange::one(page), blocker);
     };
     while (all.whole.end < last && claim_absent(all.whole.end)) all.whole.end = all.whole.end + k_one;
     while (first < all.whole.begin && claim_absent(PageIndex{all.whole.begin.value() - 1}))
@@ -52,11 +50,11 @@ PageAllocator::Outcome<void> PageAllocator::promote(PageRange blocks, PageCharge
         const ArenaWord word = words.load(page);
         if (word.state() == PageState::used) {
             page = page + k_one;
-        } else if (word.free() && presence_.claim(one(page), blocker)) {
+        } else if (word.free() && presence_.claim(PageRange::one(page), blocker)) {
             if (!claimed.empty() && claimed.back().end == page)
                 claimed.back().end = page + k_one;
             else
-                claimed.push_back(one(page));
+                claimed.push_back(PageRange::one(page));
             ++count;
             page = page + k_one;
         } else if (!words.load(page).moving() || !wait_for(page)) {
@@ -94,13 +92,14 @@ PageAllocator::Outcome<void> PageAllocator::promote(PageRange blocks, PageCharge
 // Gives back the memory of blocks that are wholly free.
 void PageAllocator::release_free_blocks(PageRange around) {
     ArenaWords& words = presence_.words();
-    const PageIndex last{std::min(align_up(around.end.value(), k_block.value()), presence_.pages().value())};
-    for (PageIndex block{align_down(around.begin.value(), k_block.value())}; block < last; block = block + k_block) {
+    const PageIndex last{std::min(align_up(around.end.value(), k_huge_page_pages.value()), presence_.pages().value())};
+    for (PageIndex block{align_down(around.begin.value(), k_huge_page_pages.value())}; block < last;
+         block = block + k_huge_page_pages) {
         {
             const std::lock_guard lock{mutex_};
             if (room() > PageCount{0}) return;
         }
-        const PageRange pages{block, std::min(block + k_block, last)};
+        const PageRange pages{block, std::min(block + k_huge_page_pages, last)};
         PageIndex end = pages.begin;
         for (; end < pages.end; end = end + k_one) {
             ArenaWord word = words.load(end);

@@ -3,15 +3,11 @@
 
 #include <algorithm>
 
-#include "harena/base/assert.hpp"
-
 namespace harena {
 
 namespace {
 
 constexpr PageCount k_one{1};
-
-PageRange one(PageIndex page) noexcept { return PageRange::of(page, k_one); }
 
 }  // namespace
 
@@ -70,7 +66,7 @@ void PageHints::refresh() noexcept {
     if (stale_) rebuild();
     presence_.drain_touched([this](PageIndex page) {
         // A page whose touch failed is free, and so is one that was freed since.
-        if (!presence_.words().load(page).free()) forget(one(page));
+        if (!presence_.words().load(page).free()) forget(PageRange::one(page));
     });
 }
 

@@ -19,7 +19,6 @@ namespace {
 
 /// Pages that are populated at a time where the caller may be told to stop: under a millisecond.
 constexpr PageCount k_batch{512};
-constexpr PageCount k_block{k_huge_page_size / k_page_size};
 constexpr int k_register_attempts = 100;
 
 Result<os::FileDescriptor> open_userfaultfd(bool hugetlb) {
@@ -138,8 +137,8 @@ bool Presence::claim_unwatched(PageRange claimed, PageIndex& blocker) noexcept {
         for (std::uint64_t i = 0; i < count.value(); ++i) {
             const PageIndex page = begin + PageCount{i};
             if ((has_memory[i] & 1) == 0 || words_.load(page).state() != PageState::populating) continue;
-            charges_.release(PageRange::of(page, PageCount{1}));
-            finish(PageRange::of(page, PageCount{1}), PageState::used);
+            charges_.release(PageRange::one(page));
+            finish(PageRange::one(page), PageState::used);
             host_faults_.fetch_add(1, std::memory_order_relaxed);
             unclaim({claimed.begin, page});
             unclaim({page + PageCount{1}, claimed.end});
@@ -153,7 +152,7 @@ bool Presence::claim_unwatched(PageRange claimed, PageIndex& blocker) noexcept {
 
 // A page that this thread claimed, and that the host has touched: it has what the host wrote, or is about to.
 void Presence::keep_touched(PageIndex page) noexcept {
-    const PageRange page_range = PageRange::of(page, PageCount{1});
+    const PageRange page_range = PageRange::one(page);
     (void)zero_page(page);
     charges_.release(page_range);
     touched_.insert(page.value());
@@ -172,7 +171,7 @@ void Presence::unclaim(PageRange claimed) noexcept {
 
 void Presence::unclaim_filled(PageRange claimed) noexcept {
     for (PageIndex page = claimed.begin; page < claimed.end; page = page + PageCount{1}) {
-        const PageRange one = PageRange::of(page, PageCount{1});
+        const PageRange one = PageRange::one(page);
         ArenaWord word = my(PageState::populating);
         if (words_.load(page).state() == PageState::clearing)
             words_.store(page, my(PageState::recycled));
@@ -201,12 +200,13 @@ os::SysResult<PageCount> Presence::put_zeros(PageRange absent) noexcept {
     const auto done = [&] {
         if (!geometry().hugetlb)
             return os::uffd_zeropage(uffd_.get(), address_of(absent.begin), harena::bytes_of(absent.count()));
-        const std::uint64_t unit = align_down(absent.begin.value(), k_block.value());
+        const std::uint64_t unit = align_down(absent.begin.value(), k_huge_page_pages.value());
         return os::uffd_copy(uffd_.get(), address_of(PageIndex{unit}), zero_block(), k_huge_page_size);
     }();
     if (!done) return std::unexpected{done.error()};
     if (!geometry().hugetlb) return PageCount{*done / k_page_size};
-    return std::min(absent.count(), PageCount{k_block.value() - absent.begin.value() % k_block.value()});
+    return std::min(absent.count(),
+                    PageCount{k_huge_page_pages.value() - absent.begin.value() % k_huge_page_pages.value()});
 }
 
 os::SysResult<void> Presence::fill_small(PageRange absent, const std::atomic<bool>* cancel) noexcept {
@@ -230,14 +230,14 @@ os::SysResult<void> Presence::fill_small(PageRange absent, const std::atomic<boo
 PageRange Presence::blocks_within(PageRange range) const noexcept {
     // Blocks by address; offsets in the file agree with it.
     const std::uint64_t shift = data_offset_ / k_page_size;
-    const std::uint64_t begin = align_up(range.begin.value() + shift, k_block.value());
-    const std::uint64_t end = align_down(range.end.value() + shift, k_block.value());
+    const std::uint64_t begin = align_up(range.begin.value() + shift, k_huge_page_pages.value());
+    const std::uint64_t end = align_down(range.end.value() + shift, k_huge_page_pages.value());
     if (begin >= end) return {range.begin, range.begin};
     return {PageIndex{begin - shift}, PageIndex{end - shift}};
 }
 
 os::SysResult<void> Presence::fill(PageRange absent, const std::atomic<bool>* cancel) noexcept {
-    if (!options_.huge_blocks || absent.count() < k_block) return fill_small(absent, cancel);
+    if (!options_.huge_blocks || absent.count() < k_huge_page_pages) return fill_small(absent, cancel);
     const PageRange blocks = blocks_within(absent);
     if (blocks.empty() || !make_blocks(blocks, blocks.end < absent.end, cancel)) return fill_small(absent, cancel);
     if (const auto head = fill_small({absent.begin, blocks.begin}, cancel); !head) return head;
@@ -260,7 +260,7 @@ bool Presence::make_blocks(PageRange blocks, bool next_is_claimed, const std::at
     std::byte* const begin = address_of(blocks.begin);
     const std::uint64_t bytes = harena::bytes_of(blocks.count() + next.count());
     if (made && os::uffd_unregister(uffd_.get(), begin, bytes)) {
-        for (PageIndex block = blocks.begin; made && block < blocks.end; block = block + k_block) {
+        for (PageIndex block = blocks.begin; made && block < blocks.end; block = block + k_huge_page_pages) {
             // A block without any memory is not collapsed.
             made = (cancel == nullptr || !cancel->load(std::memory_order_relaxed)) &&
                    os::madvise(address_of(block), k_page_size, os::k_madv_populate_write).has_value() &&
@@ -311,7 +311,7 @@ os::SysResult<void> Presence::punch(PageRange freeing) noexcept {
 
 os::SysResult<void> Presence::collapse(PageRange blocks) noexcept {
     if (geometry().hugetlb) return {};  // they are
-    for (PageIndex block = blocks.begin; block < blocks.end; block = block + k_block)
+    for (PageIndex block = blocks.begin; block < blocks.end; block = block + k_huge_page_pages)
         if (const auto done = os::madvise(address_of(block), k_huge_page_size, os::k_madv_collapse); !done) return done;
     return {};
 }
@@ -322,7 +322,7 @@ bool Presence::recover(PageIndex page, ArenaWord moving) noexcept {
     // next owner's memory.
     const bool touched = moving.state() == PageState::touched;
     if (!words_.try_change(page, moving, my(touched ? PageState::touched : PageState::freeing))) return true;
-    const PageRange one = PageRange::of(page, PageCount{1});
+    const PageRange one = PageRange::one(page);
     charges_.release(one);
     if (touched)
         keep_touched(page);
@@ -342,7 +342,7 @@ std::uint64_t Presence::recover_all() noexcept {
 
 os::SysResult<bool> Presence::zero_page(PageIndex page) noexcept {
     for (;;) {
-        const auto done = put_zeros(PageRange::of(page, PageCount{1}));
+        const auto done = put_zeros(PageRange::one(page));
         if (done) return true;
         // ENOENT: it is not watched at the moment (`make_blocks`), so that the next touch of it gets memory.
         if (done.error().code == EEXIST || done.error().code == ENOENT) return false;

@@ -31,7 +31,7 @@ PageRange Presence::claim_around(PageIndex page) noexcept {
     const std::uint64_t granule = std::max(options_.fault_granule, geometry().unit()).value();
     const PageIndex first{align_down(page.value(), granule)};
     const PageIndex last{std::min(first.value() + granule, pages().value())};
-    PageRange claimed = PageRange::of(page, PageCount{1});
+    PageRange claimed = PageRange::one(page);
     while (claimed.end < last && claim_one(claimed.end)) claimed.end = claimed.end + PageCount{1};
     while (first < claimed.begin && claim_one(PageIndex{claimed.begin.value() - 1}))
         claimed.begin = PageIndex{claimed.begin.value() - 1};
@@ -46,7 +46,7 @@ FaultAnswer Presence::fill_absent(PageIndex page) noexcept {
         // The page itself may be within the limit.
         unclaim({claimed.begin, page});
         unclaim({page + PageCount{1}, claimed.end});
-        claimed = PageRange::of(page, PageCount{1});
+        claimed = PageRange::one(page);
         paid = charges_.charge(options_.payer, claimed.count());
     }
     if (!paid) {

@@ -18,8 +18,6 @@ namespace harena {
 
 namespace {
 
-constexpr std::uint64_t k_block_pages = k_huge_page_size / k_page_size;
-
 Result<void> check(const ArenaOptions& options) {
     const std::uint64_t start = options.user_vm_start.value();
     if (options.pages == PageCount{0})
@@ -32,7 +30,7 @@ Result<void> check(const ArenaOptions& options) {
     if (const std::uint64_t last = start + harena::bytes_of(options.pages) - 1; start >> 32 != last >> 32)
         return fail(ERANGE, "arena '{}': {:#x}-{:#x} crosses a 4 GiB boundary", options.name, start, last + 1);
     if (options.tuning.huge_pages == HugePages::all && !options.tuning.exact_presence &&
-        (!is_aligned(start, k_huge_page_size) || !is_aligned(options.pages.value(), k_block_pages)))
+        (!is_aligned(start, k_huge_page_size) || !is_aligned(options.pages.value(), k_huge_page_pages.value())))
         return fail(EINVAL, "arena '{}': HugePages::all needs an address and a size that are multiples of 2 MiB",
                     options.name);
     return {};
@@ -65,7 +63,7 @@ Result<std::shared_ptr<ProcessArena>> ProcessArena::create(const ArenaOptions& o
 Result<void> ProcessArena::tune(ArenaOptions& options) {
     ArenaTuning& tuning = options.tuning;
     const std::uint64_t granule = tuning.fault_granule.value();
-    if (!std::has_single_bit(granule) || granule > k_block_pages)
+    if (!std::has_single_bit(granule) || granule > k_huge_page_pages.value())
         return fail(EINVAL, "arena '{}': fault_granule {} is not a power of two from 1 to 512", options.name, granule);
     if (!tuning.exact_presence) return {};
     tuning.recycle = PageCount{0};
@@ -108,11 +106,10 @@ Result<void> ProcessArena::start(std::unique_ptr<ArenaFile> file, bool fresh) {
     HARENA_TRY(default_payer_, charges_.id_of(tuning.account));
     const bool whole_blocks = geometry.hugetlb || tuning.huge_pages == HugePages::all;
     set_data(reinterpret_cast<std::byte*>(geometry.user_vm_start.value()));
-    HARENA_TRY(presence_,
-               Presence::create(data(), std::move(file), charges_,
-                                {.fault_granule = whole_blocks ? PageCount{k_block_pages} : tuning.fault_granule,
-                                 .huge_blocks = tuning.huge_pages != HugePages::never,
-                                 .payer = default_payer_}));
+    HARENA_TRY(presence_, Presence::create(data(), std::move(file), charges_,
+                                           {.fault_granule = whole_blocks ? k_huge_page_pages : tuning.fault_granule,
+                                            .huge_blocks = tuning.huge_pages != HugePages::never,
+                                            .payer = default_payer_}));
     if (!fresh) {
         presence_->set_shared();
         // What those left unfinished that had this slot before: their generation is an old one, but it would come again

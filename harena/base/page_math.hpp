@@ -15,6 +15,7 @@ inline constexpr std::uint64_t k_kib = 1024;
 inline constexpr std::uint64_t k_mib = 1024 * k_kib;
 inline constexpr std::uint64_t k_gib = 1024 * k_mib;
 inline constexpr std::uint64_t k_huge_page_size = 2 * k_mib;
+inline constexpr PageCount k_huge_page_pages{k_huge_page_size / k_page_size};
 
 /// Whether `value` is a multiple of `alignment`, a power of two.
 [[nodiscard]] constexpr bool is_aligned(std::uint64_t value, std::uint64_t alignment) noexcept {

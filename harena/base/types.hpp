@@ -48,6 +48,7 @@ struct PageRange {
     [[nodiscard]] static constexpr PageRange of(PageIndex begin, PageCount count) noexcept {
         return {begin, begin + count};
     }
+    [[nodiscard]] static constexpr PageRange one(PageIndex page) noexcept { return of(page, PageCount{1}); }
     [[nodiscard]] constexpr PageCount count() const noexcept { return end - begin; }
     [[nodiscard]] constexpr bool empty() const noexcept { return begin == end; }
     friend constexpr bool operator==(PageRange, PageRange) noexcept = default;
