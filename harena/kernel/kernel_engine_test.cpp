@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fcntl.h>
 #include <sys/mman.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <array>
@@ -13,6 +12,7 @@
 #include "harena/base/page_math.hpp"
 #include "harena/bpf/object.hpp"
 #include "harena/bpf/test_programs.hpp"
+#include "harena/kernel/child_process_test.hpp"
 #include "harena/kernel/test_support.hpp"
 
 namespace harena::kernel::test {
@@ -256,38 +256,34 @@ bool is_reserved(const void* at) {
 }
 
 TEST_F(KernelEngine, a_child_after_fork_has_nothing_of_it) {
+    if (!k_children_work) GTEST_SKIP() << k_why_no_children;
     Object object = loaded("engine");
     const auto arena = object.arena().value();
     const auto* const global = object.global<std::uint64_t>("in_bss").value();
-    const pid_t child = ::fork();
-    if (child == 0) {
-        const bool right = refused(object.program("compute").value()->run(), EOWNERDEAD, "") &&
-                           refused(arena->alloc_pages(PageCount{1}), EOWNERDEAD, "") &&
-                           refused(arena->statistics(), EOWNERDEAD, "") &&
-                           refused(object.map("counts").value()->next_key(std::nullopt), EOWNERDEAD, "") &&
-                           is_reserved(arena->data()) && is_reserved(global);
-        ::_exit(right ? 0 : 1);
-    }
-    int status = -1;
-    ASSERT_EQ(::waitpid(child, &status, 0), child);
-    EXPECT_EQ(status, 0);
+    const Child child = forked([&] {
+        return refused(object.program("compute").value()->run(), EOWNERDEAD, "") &&
+                       refused(arena->alloc_pages(PageCount{1}), EOWNERDEAD, "") &&
+                       refused(arena->statistics(), EOWNERDEAD, "") &&
+                       refused(object.map("counts").value()->next_key(std::nullopt), EOWNERDEAD, "") &&
+                       is_reserved(arena->data()) && is_reserved(global)
+                   ? Child::right
+                   : Child::wrong;
+    });
+    EXPECT_EQ(child, Child::right);
 }
 
 TEST_F(KernelEngine, without_privilege_the_error_names_the_capabilities) {
-    const pid_t child = ::fork();
-    if (child == 0) {
-        if (::setuid(65534) != 0) ::_exit(2);
+    if (!k_children_work) GTEST_SKIP() << k_why_no_children;
+    const Child child = forked([] {
+        if (::setuid(65534) != 0) return Child::cannot;
         auto object = Object::open(KernelTest::object("engine"));
-        if (!object) ::_exit(3);
-        ::_exit(refused(object->load(engine()), EPERM, "CAP_BPF and CAP_PERFMON") &&
-                        refused(try_engine(), EPERM, "CAP_BPF")
-                    ? 0
-                    : 1);
-    }
-    int status = -1;
-    ASSERT_EQ(::waitpid(child, &status, 0), child);
-    if (WEXITSTATUS(status) == 2) GTEST_SKIP() << "not root: nothing to give up";
-    EXPECT_EQ(WEXITSTATUS(status), 0);
+        return object && refused(object->load(engine()), EPERM, "CAP_BPF and CAP_PERFMON") &&
+                       refused(try_engine(), EPERM, "CAP_BPF")
+                   ? Child::right
+                   : Child::wrong;
+    });
+    if (child == Child::cannot) GTEST_SKIP() << "not root: nothing to give up";
+    EXPECT_EQ(child, Child::right);
 }
 
 }  // namespace
