@@ -80,7 +80,6 @@ Result<std::shared_ptr<ProcessArena>> ProcessArena::attach_published(std::string
 
 Result<os::FileDescriptor> ProcessArena::share_fd() {
     HARENA_CHECK_OK(fork_guard_.check("the arena"));
-    presence_->set_shared();
     return presence_->file().share();
 }
 
@@ -89,7 +88,6 @@ Result<void> ProcessArena::publish(std::string_view name) {
     HARENA_TRY(const std::string path, published_path(name));
     const std::lock_guard lock{mutex_};
     if (!published_.empty()) return fail(EBUSY, "the arena is published already, as '{}'", published_);
-    presence_->set_shared();
     const std::string target = fmt::format("/proc/{}/fd/{}", os::process_id(), presence_->file().fd());
     auto linked = os::symlink(target, path);
     if (!linked && linked.error().code == EEXIST) {

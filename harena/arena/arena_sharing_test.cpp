@@ -6,6 +6,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 
 #include "harena/arena/arena_file.hpp"
 #include "harena/arena/process_arena.hpp"
@@ -90,6 +91,29 @@ TEST_F(ArenaSharing, is_reached_through_the_other_processs_descriptor_table) {
     }};
     EXPECT_TRUE(peer.ends_well());
     EXPECT_EQ(usage(*arena_), "3 0");
+}
+
+// Nobody asked this process for a descriptor: it learns of the other one from the arena.
+TEST_F(ArenaSharing, by_a_process_that_came_unasked_frees_pages_for_its_creator) {
+    auto arena = make_tuned_arena(
+        {.name = "unasked", .pages = PageCount{8}, .tuning = {.recycle = PageCount{0}, .deterministic = true}});
+    ASSERT_NE(arena, nullptr);
+    std::string path;
+    for (const auto& entry : std::filesystem::directory_iterator{"/proc/self/fd"})
+        if (std::error_code error; std::filesystem::read_symlink(entry, error).string().contains("harena:unasked"))
+            path = fmt::format("/proc/{}/fd/{}", ::getpid(), entry.path().filename().string());
+    ASSERT_TRUE(arena->alloc_pages(PageCount{8}));
+    EXPECT_TRUE(refused(arena->alloc_pages(PageCount{1}), ENOMEM, ""));
+    Peer peer{[&](Peer&) {
+        const std::uint64_t data = test::number(arena->data());
+        arena.reset();
+        const auto attached = ProcessArena::attach(path);
+        ASSERT_TRUE(attached) << attached.error().message();
+        ASSERT_EQ(test::number((*attached)->data()), data);
+        ASSERT_TRUE((*attached)->free_pages(page_at(**attached, 5), PageCount{1}));
+    }};
+    EXPECT_TRUE(peer.ends_well());
+    EXPECT_EQ(arena->alloc_pages(PageCount{1}).value_or(nullptr), page_at(*arena, 5));
 }
 
 TEST_F(ArenaSharing, is_reached_by_a_descriptor_from_a_socket_which_stays_its_receivers) {

@@ -15,7 +15,8 @@ Result<PageOwner> AttachSlots::take() {
             return os::fail_with(locked.error(), "cannot lock a byte of the arena's file");
         }
         // What the one before left is not ours: another generation.
-        const auto generation = static_cast<std::uint16_t>(slots_[slot].generation.load() + 1);
+        auto generation = static_cast<std::uint16_t>(slots_[slot].generation.load() + 1);
+        if (generation == 0) generation = 1;  // 0: the slot was never taken
         mine_ = {.slot = static_cast<std::uint8_t>(slot), .generation = generation};
         slots_[slot].generation.store(generation);
         slots_[slot].process.store(static_cast<std::uint32_t>(os::process_id()));

@@ -36,6 +36,10 @@ public:
 
     [[nodiscard]] PageOwner mine() const noexcept { return mine_; }
 
+    /// Whether another process has the arena, or had it beside this one. Whoever comes takes the lowest free slot: the
+    /// first beside one in slot 1 takes slot 2. Async-signal-safe.
+    [[nodiscard]] bool shared() const noexcept { return mine_.slot > 1 || slots_[2].generation.load() != 0; }
+
     /// Whether `owner` may still be at work: a process that is gone is never taken for alive for longer than its
     /// successor needs to attach. Async-signal-safe.
     [[nodiscard]] bool alive(PageOwner owner) const noexcept;

@@ -109,9 +109,8 @@ public:
     /// Whether a failed touch may have left a free page out of `drain_touched`'s reader's hints, since the last call.
     [[nodiscard]] bool take_hints_stale() noexcept { return hints_stale_.exchange(false, std::memory_order_acq_rel); }
 
-    /// That other processes may have the arena: blocks are no longer made huge while they have holes.
-    void set_shared() noexcept { shared_.store(true, std::memory_order_relaxed); }
-    [[nodiscard]] bool shared() const noexcept { return shared_.load(std::memory_order_relaxed); }
+    /// Whether pages may be other processes' (`AttachSlots::shared`).
+    [[nodiscard]] bool shared() const noexcept { return file_->slots().shared(); }
 
     /// Pages with memory behind them, by their states: a look at each.
     [[nodiscard]] std::uint64_t present_pages() const noexcept override;
@@ -156,7 +155,6 @@ private:
     std::atomic<std::uint64_t> recovered_{0};
     std::atomic<std::uint64_t> unwatched_{0};
     std::atomic<bool> hints_stale_{false};
-    std::atomic<bool> shared_{false};
 };
 
 }  // namespace harena

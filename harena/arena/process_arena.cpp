@@ -111,7 +111,6 @@ Result<void> ProcessArena::start(std::unique_ptr<ArenaFile> file, bool fresh) {
                                             .huge_blocks = tuning.huge_pages != HugePages::never,
                                             .payer = default_payer_}));
     if (!fresh) {
-        presence_->set_shared();
         // What those left unfinished that had this slot before: their generation is an old one, but it would come again
         // some day.
         presence_->recover_all();
