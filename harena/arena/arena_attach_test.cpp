@@ -13,6 +13,7 @@
 #include "harena/arena/process_arena.hpp"
 #include "harena/arena/sharing_test_support.hpp"
 #include "harena/arena/test_support.hpp"
+#include "harena/base/os/inspect.hpp"
 
 namespace harena {
 namespace {
@@ -185,6 +186,16 @@ TEST_F(ArenaAttachHostile, the_shared_descriptor_can_neither_change_the_size_nor
     }
 }
 
+TEST(ArenaAttach, tuning_that_the_arena_cannot_have_is_refused) {
+    const auto arena = make_tuned_arena({.pages = PageCount{100}});
+    ASSERT_NE(arena, nullptr);
+    const auto shared = shared_descriptor(*arena);
+    EXPECT_TRUE(refused(ProcessArena::attach(shared.get(), {.tuning = {.huge_pages = HugePages::all}}), EINVAL,
+                        "multiples of 2 MiB"));
+    EXPECT_TRUE(refused(ProcessArena::attach(shared.get(), {.tuning = {.fault_granule = PageCount{3}}}), EINVAL,
+                        "fault_granule 3"));
+}
+
 TEST(ArenaAttach, an_address_that_is_taken_is_EBUSY_and_named) {
     auto arena = make_tuned_arena({.name = "there", .pages = PageCount{4}});
     ASSERT_NE(arena, nullptr);
@@ -301,6 +312,13 @@ TEST_F(ArenaNames, that_lead_elsewhere_attach_nothing) {
     std::filesystem::create_symlink("/dev/null", path_);
     EXPECT_TRUE(refused(ProcessArena::attach_published(name_), EINVAL, "no memfd"));
     EXPECT_TRUE(refused(arena_->publish(name_), EEXIST, name_));
+}
+
+TEST_F(ArenaNames, of_a_dead_process_are_replaced_though_another_has_its_number) {
+    const os::FileDescriptor other = os::open_for_reading("/proc/self/status").value();
+    std::filesystem::create_symlink(fmt::format("/proc/{}/fd/{}", ::getpid(), other.get()), path_);
+    EXPECT_TRUE(test::ok(arena_->publish(name_)));
+    EXPECT_TRUE(refused(ProcessArena::attach_published(name_), EBUSY, "")) << "it is this one's";
 }
 
 }  // namespace

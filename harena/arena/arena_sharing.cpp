@@ -7,6 +7,7 @@
 
 #include "harena/arena/nofault.hpp"
 #include "harena/arena/process_arena.hpp"
+#include "harena/base/os/inspect.hpp"
 #include "harena/base/os/process.hpp"
 #include "harena/base/os/shared_file.hpp"
 
@@ -24,6 +25,16 @@ Result<std::string> published_path(std::string_view name) {
     return fmt::format("/dev/shm/harena.{}", name);
 }
 
+// Whether the link leads to a process that is gone, or to what another process with its number has there.
+bool leads_to_no_arena(const std::string& path) {
+    const auto target = os::readlink(path);
+    if (!target || !target->starts_with("/proc/")) return false;  // `publish` makes no such links
+    const auto opened = os::open_for_sharing(path);
+    if (!opened) return opened.error().code == ENOENT;
+    const auto facts = os::facts_of(opened->get());
+    return facts && !ArenaFile::read_geometry(opened->get(), facts->bytes);
+}
+
 }  // namespace
 
 Result<std::shared_ptr<ProcessArena>> ProcessArena::take_part(std::unique_ptr<ArenaFile> file,
@@ -39,6 +50,10 @@ Result<std::shared_ptr<ProcessArena>> ProcessArena::take_part(std::unique_ptr<Ar
                      .tuning = options.tuning,
                      .where = options.where};
     HARENA_CHECK_OK(tune(all));
+    if (options.tuning.exact_presence && !geometry.watched)
+        return fail(ENOSYS, "arena '{}' was made without userfaultfd, and exact_presence needs it", geometry.name);
+    if (options.tuning.exact_presence && geometry.hugetlb)
+        return fail(EINVAL, "arena '{}' is on pages of 2 MiB, which exact_presence excludes", geometry.name);
     const std::uint64_t base = align_down(geometry.user_vm_start.value(), Window::k_bytes);
     auto window = Window::reserve(base, geometry.name, options.where);
     if (!window) {
@@ -91,10 +106,9 @@ Result<void> ProcessArena::publish(std::string_view name) {
     const std::string target = fmt::format("/proc/{}/fd/{}", os::process_id(), presence_->file().fd());
     auto linked = os::symlink(target, path);
     if (!linked && linked.error().code == EEXIST) {
-        // Of a process that is gone, maybe.
         const auto owner = os::owner_of(path);
         const bool mine = owner && (*owner == os::user_id() || os::user_id() == 0);
-        if (!mine || os::open_for_sharing(path))
+        if (!mine || !leads_to_no_arena(path))
             return fail(EEXIST, "'{}' is the name of another arena ({})", name, path);
         (void)os::unlink(path);
         linked = os::symlink(target, path);

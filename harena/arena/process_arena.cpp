@@ -29,10 +29,6 @@ Result<void> check(const ArenaOptions& options) {
                     options.pages.value());
     if (const std::uint64_t last = start + harena::bytes_of(options.pages) - 1; start >> 32 != last >> 32)
         return fail(ERANGE, "arena '{}': {:#x}-{:#x} crosses a 4 GiB boundary", options.name, start, last + 1);
-    if (options.tuning.huge_pages == HugePages::all && !options.tuning.exact_presence &&
-        (!is_aligned(start, k_huge_page_size) || !is_aligned(options.pages.value(), k_huge_page_pages.value())))
-        return fail(EINVAL, "arena '{}': HugePages::all needs an address and a size that are multiples of 2 MiB",
-                    options.name);
     return {};
 }
 
@@ -65,7 +61,13 @@ Result<void> ProcessArena::tune(ArenaOptions& options) {
     const std::uint64_t granule = tuning.fault_granule.value();
     if (!std::has_single_bit(granule) || granule > k_huge_page_pages.value())
         return fail(EINVAL, "arena '{}': fault_granule {} is not a power of two from 1 to 512", options.name, granule);
-    if (!tuning.exact_presence) return {};
+    if (!tuning.exact_presence) {
+        if (tuning.huge_pages == HugePages::all && (!is_aligned(options.user_vm_start.value(), k_huge_page_size) ||
+                                                    !is_aligned(options.pages.value(), k_huge_page_pages.value())))
+            return fail(EINVAL, "arena '{}': HugePages::all needs an address and a size that are multiples of 2 MiB",
+                        options.name);
+        return {};
+    }
     tuning.recycle = PageCount{0};
     tuning.fault_granule = PageCount{1};
     tuning.huge_pages = HugePages::never;
