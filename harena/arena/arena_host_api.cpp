@@ -127,10 +127,11 @@ Result<void> ProcessArena::populate(const void* address, std::uint64_t bytes) {
     for (PageIndex page{offset / k_page_size}; page < end; page = page + k_one) {
         if (page == presence_->guard())
             return fail(EFAULT, "the page at {} is where NULL points to: the arena's null_guard", address_of(page));
-        const std::uint64_t give_up_ns = os::monotonic_ns() + k_patience_ns;
+        std::uint64_t give_up_ns = 0;
         for (;;) {
             const ArenaWord word = presence_->words().load(page);
             if (word.state() == PageState::used) break;
+            if (give_up_ns == 0) give_up_ns = os::monotonic_ns() + k_patience_ns;
             if (!watched() && (word.state() == PageState::absent || word.moving())) {
                 // Waits for whoever moves it.
                 const auto allocated = allocator_->allocate(page, k_one, default_payer_);

@@ -9,13 +9,6 @@
 
 namespace harena {
 
-namespace {
-
-/// Pages that are freed between two looks at `cancel`.
-constexpr std::uint64_t k_cancel_batch = 512;
-
-}  // namespace
-
 PageIndex ProcessArena::page_of_low_bits(std::uint64_t address) const noexcept {
     // 32-bit arithmetic: a pointer below the arena wraps to a page beyond any arena that starts above it.
     const auto low = static_cast<std::uint32_t>(address);
@@ -42,11 +35,13 @@ void ProcessArena::kfunc_free_pages(std::uint64_t address, std::uint32_t count, 
     if (fork_guard_.owner_dead() || address == 0 || count == 0) return;
     const PageIndex begin = page_of_low_bits(align_down(address, k_page_size));
     if (begin.value() >= pages().value()) return;
-    const std::uint64_t end = begin.value() + std::min<std::uint64_t>(count, pages().value() - begin.value());
-    for (std::uint64_t at = begin.value(); at < end; at += k_cancel_batch) {
+    const PageIndex end = begin + std::min(PageCount{count}, PageIndex{} + pages() - begin);
+    for (PageIndex at = begin; at < end;) {
         if (cancel != nullptr && cancel->load(std::memory_order_relaxed)) return;
+        const PageIndex next = std::min(presence_->block_of(at).end, end);
         // A refused punch leaves pages allocated, and programs are not told.
-        (void)allocator_->release({PageIndex{at}, PageIndex{std::min(at + k_cancel_batch, end)}});
+        (void)allocator_->release({at, next});
+        at = next;
     }
 }
 

@@ -193,6 +193,30 @@ TEST_F(ArenaUnwatched, a_limit_and_an_end_are_where_they_are_otherwise) {
     account->set_limit(PageCount{100});
 }
 
+TEST_F(ArenaUnwatched, touches_are_paid_for_once_they_are_seen) {
+    const auto account = std::make_shared<PageAccount>("small", PageCount{3});
+    make({.pages = PageCount{8}, .tuning = {.recycle = PageCount{0}, .account = account}});
+    byte_at(at(1)) = 1;
+    EXPECT_EQ(usage(*arena_), "1 0");
+    EXPECT_EQ(account->used(), PageCount{1}) << "seen by a look";
+    byte_at(at(2)) = 2;
+    EXPECT_TRUE(refused(arena_->alloc_pages(PageCount{1}, {.address = at(2)}), EBUSY, ""));
+    EXPECT_EQ(account->used(), PageCount{2}) << "seen by who wanted the page";
+    byte_at(at(3)) = 3;
+    byte_at(at(4)) = 4;
+    EXPECT_EQ(usage(*arena_), "4 0");
+    EXPECT_EQ(account->used(), PageCount{3}) << "no more than there is room for";
+    ASSERT_TRUE(arena_->free_pages(at(1), PageCount{4}));
+    EXPECT_EQ(account->used(), PageCount{0});
+    account->set_limit(PageCount{100});
+}
+
+TEST_F(ArenaUnwatched, exactness_is_not_promised_to_who_attaches) {
+    const auto shared = test::shared_descriptor(*arena_);
+    EXPECT_TRUE(
+        refused(ProcessArena::attach(shared.get(), {.tuning = {.exact_presence = true}}), ENOSYS, "exact_presence"));
+}
+
 TEST_F(ArenaUnwatched, several_processes_have_it_and_need_no_userfaultfd) {
     const auto shared = test::shared_descriptor(*arena_);
     test::Peer peer{[&](test::Peer& parent) {

@@ -14,8 +14,6 @@ namespace harena {
 namespace {
 
 constexpr PageCount k_one{1};
-/// How many pages one punch takes at most: a touch waits for no more than that.
-constexpr PageCount k_punch_batch = k_huge_page_pages;
 /// A refill's pages: so many at first, twice as many each time, and a block of 2 MiB after so many refills.
 constexpr std::uint64_t k_first_refill = 8;
 constexpr unsigned k_refills_before_block = 8;
@@ -276,13 +274,8 @@ void PageAllocator::undo_claim(const Claimed& claimed) {
 PageAllocator::Outcome<void> PageAllocator::reserve(PageRange range) {
     const auto claimed = claim_at(range);
     if (!claimed) return std::unexpected{claimed.error()};
-    for (PageIndex page = claimed->wanted.begin; page < claimed->wanted.end; page = page + k_one) {
-        // A reserved page has memory only if the host touches it.
-        if (presence_.words().load(page).state() != PageState::clearing) continue;
-        if (presence_.punch(PageRange::one(page))) {
-            presence_.finish(PageRange::one(page), PageState::populating);
-            continue;
-        }
+    // A reserved page has memory only if the host touches it.
+    if (!presence_.drop_memory(claimed->wanted)) {
         undo_claim(*claimed);
         return std::unexpected{ENOMEM};
     }
@@ -322,6 +315,7 @@ PageAllocator::Outcome<void> PageAllocator::release(PageRange range) {
     Outcome<void> outcome;
     PageRange run{range.begin, range.begin};  // pages that are ours to free, all with memory or all without
     bool run_has_memory = false;
+    PageIndex block_end = presence_.block_of(range.begin).end;
     const auto end_run = [&](PageIndex next) {
         if (!run.empty())
             if (const auto released = release_run(run, run_has_memory); !released) outcome = released;
@@ -336,7 +330,8 @@ PageAllocator::Outcome<void> PageAllocator::release(PageRange range) {
         const bool ours = (has_memory || word.state() == PageState::reserved) && page != presence_.guard() &&
                           words.try_change(page, word, presence_.my(PageState::freeing));
         // Batches end where blocks of 2 MiB do.
-        const bool full = page.value() % k_punch_batch.value() == 0;
+        const bool full = page == block_end;
+        if (full) block_end = presence_.block_of(page).end;
         if (!ours || full || has_memory != run_has_memory) end_run(page);
         if (!ours) {
             run = {page + k_one, page + k_one};
@@ -350,31 +345,33 @@ PageAllocator::Outcome<void> PageAllocator::release(PageRange range) {
 }
 
 PageAllocator::Outcome<void> PageAllocator::release_run(PageRange freeing, bool has_memory) {
-    charges_.release(freeing);
-    if (has_memory) {
+    if (!has_memory) return give_memory_back(freeing, PageState::reserved);
+    bool kept = false;
+    {
         const std::lock_guard lock{mutex_};
-        if (options_.whole_blocks || room() >= freeing.count()) {
+        kept = options_.whole_blocks || room() >= freeing.count();
+        if (kept) {
+            charges_.release(freeing);
             presence_.finish(freeing, PageState::recycled);
             hints_.keep(freeing);
-            has_memory = true;
-        } else {
-            has_memory = false;
         }
     }
-    if (!has_memory) return give_memory_back(freeing);
+    if (!kept) return give_memory_back(freeing, PageState::used);
     if (options_.whole_blocks) release_free_blocks(freeing);
     return {};
 }
 
-PageAllocator::Outcome<void> PageAllocator::give_memory_back(PageRange freeing) {
-    if (const auto punched = presence_.punch(freeing); !punched) {
-        // The kernel would not take the memory back (out of memory itself): the pages stay allocated.
-        presence_.finish(freeing, PageState::used);
-        return std::unexpected{punched.error().code};
-    }
+// If the kernel would not take the memory back (out of memory itself), the pages are what they were.
+PageAllocator::Outcome<void> PageAllocator::give_memory_back(PageRange freeing, PageState before) {
+    const auto punched = presence_.punch(freeing);
+    if (punched) charges_.release(freeing);
     const std::lock_guard lock{mutex_};
-    presence_.finish(freeing, PageState::absent);
-    hints_.give(freeing);
+    presence_.finish(freeing, punched ? PageState::absent : before);
+    if (punched)
+        hints_.give(freeing);
+    else if (before == PageState::recycled)
+        hints_.keep(freeing);
+    if (!punched) return std::unexpected{punched.error().code};
     return {};
 }
 
@@ -383,7 +380,7 @@ PageRange PageAllocator::take_kept_run() noexcept {
     const std::lock_guard lock{mutex_};
     ArenaWords& words = presence_.words();
     while (hints_.kept() != PageCount{0}) {
-        const PageRange run = hints_.next_kept(k_punch_batch);
+        const PageRange run = hints_.next_kept(k_huge_page_pages);
         PageIndex end = run.begin;
         for (; end < run.end; end = end + k_one) {
             ArenaWord word = words.load(end);
@@ -424,7 +421,7 @@ void PageAllocator::shrink(PageCount to) {
             if (hints_.kept().value() + in_magazines() <= std::max(to.value(), in_magazines())) return;
         }
         const PageRange run = take_kept_run();
-        if (run.empty() || !give_memory_back(run)) return;
+        if (run.empty() || !give_memory_back(run, PageState::recycled)) return;
     }
 }
 

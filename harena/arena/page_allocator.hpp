@@ -103,7 +103,7 @@ private:
 
     [[nodiscard]] bool free_one(PageIndex page) noexcept;
     Outcome<void> release_run(PageRange freeing, bool has_memory);
-    Outcome<void> give_memory_back(PageRange freeing);
+    Outcome<void> give_memory_back(PageRange freeing, PageState before);
     void shrink(PageCount to);
     [[nodiscard]] PageRange take_kept_run() noexcept;
     void release_free_blocks(PageRange around);

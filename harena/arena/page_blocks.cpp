@@ -111,7 +111,7 @@ void PageAllocator::release_free_blocks(PageRange around) {
                 const std::lock_guard lock{mutex_};
                 hints_.forget(pages);
             }
-            (void)give_memory_back(pages);
+            (void)give_memory_back(pages, PageState::recycled);
         } else {
             presence_.finish({pages.begin, end}, PageState::recycled);
         }

@@ -49,6 +49,19 @@ void PageCharges::assign(PageRange pages, Id payer) noexcept {
     uncharge(left, PageCount{count});
 }
 
+void PageCharges::assign_late(PageIndex page, Id payer, const ArenaWords& words) noexcept {
+    std::atomic<Id>& entry = payers_[page.value()];
+    Id none = 0;
+    if (!entry.compare_exchange_strong(none, payer, std::memory_order_acq_rel)) {
+        uncharge(payer, PageCount{1});  // freed and allocated meanwhile
+        return;
+    }
+    if (words.load(page).state() == PageState::used) return;
+    // Who frees it takes the entry back, or this does.
+    if (Id mine = payer; entry.compare_exchange_strong(mine, 0, std::memory_order_acq_rel))
+        uncharge(payer, PageCount{1});
+}
+
 bool PageCharges::settle(ArenaWords& words, PageOwner mine) noexcept {
     if (!any_.load(std::memory_order_acquire)) return false;
     bool found = false;

@@ -16,8 +16,9 @@ namespace harena {
 
 /// Which account of this process pays for each page of an arena. Thread-safe.
 ///
-/// Invariant: a page's entry is changed only by the thread that has the page in a moving state, so that each charge is
-/// taken back once. A page that another process freed keeps its entry until it is next allocated here, or looked for
+/// Invariant: a page's entry is changed only by the thread that has the page in a moving state (but for `assign_late`
+/// and `settle`, which look again), so that each charge is taken back once. A page that another process freed keeps its
+/// entry until it is next allocated here, or looked for
 /// (`settle`): an account may be charged for too much for a while, never for too little.
 class PageCharges {
 public:
@@ -40,6 +41,10 @@ public:
     void assign(PageRange pages, Id payer) noexcept;
     /// Takes back what was charged for these pages, likewise. Async-signal-safe.
     void release(PageRange pages) noexcept { assign(pages, 0); }
+
+    /// The same for a page that this thread has made used without moving it, and that may be free again by now.
+    /// Async-signal-safe.
+    void assign_late(PageIndex page, Id payer, const ArenaWords& words) noexcept;
 
     /// What pays for a page; 0 for nobody.
     [[nodiscard]] Id payer_of(PageIndex page) const noexcept {

@@ -137,7 +137,7 @@ bool Presence::claim_unwatched(PageRange claimed, PageIndex& blocker) noexcept {
         for (std::uint64_t i = 0; i < count.value(); ++i) {
             const PageIndex page = begin + PageCount{i};
             if ((has_memory[i] & 1) == 0 || words_.load(page).state() != PageState::populating) continue;
-            charges_.release(PageRange::one(page));
+            charge_touch(page);
             finish(PageRange::one(page), PageState::used);
             host_faults_.fetch_add(1, std::memory_order_relaxed);
             unclaim({claimed.begin, page});
@@ -150,11 +150,17 @@ bool Presence::claim_unwatched(PageRange claimed, PageIndex& blocker) noexcept {
     return true;
 }
 
+// For a page that the host's touch makes used, whether there is room in the account or not.
+void Presence::charge_touch(PageIndex moving) noexcept {
+    const bool paid = charges_.charge(options_.payer, PageCount{1});
+    charges_.assign(PageRange::one(moving), paid ? options_.payer : PageCharges::Id{0});
+}
+
 // A page that this thread claimed, and that the host has touched: it has what the host wrote, or is about to.
 void Presence::keep_touched(PageIndex page) noexcept {
     const PageRange page_range = PageRange::one(page);
     (void)zero_page(page);
-    charges_.release(page_range);
+    charge_touch(page);
     touched_.insert(page.value());
     finish(page_range, PageState::used);
 }
@@ -170,16 +176,45 @@ void Presence::unclaim(PageRange claimed) noexcept {
 }
 
 void Presence::unclaim_filled(PageRange claimed) noexcept {
+    PageRange run{claimed.begin, claimed.begin};
+    const auto end_run = [&](PageIndex next) {
+        // What is not taken away is zeros: found and cleared once more when the page is next allocated.
+        if (!run.empty()) (void)punch(run);
+        finish(run, PageState::absent);
+        run = {next, next};
+    };
     for (PageIndex page = claimed.begin; page < claimed.end; page = page + PageCount{1}) {
-        const PageRange one = PageRange::one(page);
+        if (page == block_of(page).begin) end_run(page);
         ArenaWord word = my(PageState::populating);
-        if (words_.load(page).state() == PageState::clearing)
-            words_.store(page, my(PageState::recycled));
-        else if (!words_.try_change(page, word, my(PageState::freeing)))
+        if (words_.load(page).state() != PageState::clearing && words_.try_change(page, word, my(PageState::freeing))) {
+            run.end = page + PageCount{1};
+            continue;
+        }
+        if (word.state() == PageState::touched)
             keep_touched(page);
         else
-            finish(one, punch(one) ? PageState::absent : PageState::used);
+            words_.store(page, my(PageState::recycled));
+        end_run(page + PageCount{1});
     }
+    end_run(claimed.end);
+}
+
+bool Presence::drop_memory(PageRange claimed) noexcept {
+    PageRange run{claimed.begin, claimed.begin};
+    const auto end_run = [&](PageIndex next) {
+        const bool emptied = run.empty() || punch(run);
+        if (emptied) finish(run, PageState::populating);
+        run = {next, next};
+        return emptied;
+    };
+    for (PageIndex page = claimed.begin; page < claimed.end; page = page + PageCount{1}) {
+        if (page == block_of(page).begin && !end_run(page)) return false;
+        if (words_.load(page).state() == PageState::clearing)
+            run.end = page + PageCount{1};
+        else if (!end_run(page + PageCount{1}))
+            return false;
+    }
+    return end_run(claimed.end);
 }
 
 void Presence::finish_free(PageRange populated) noexcept {
@@ -234,6 +269,13 @@ PageRange Presence::blocks_within(PageRange range) const noexcept {
     const std::uint64_t end = align_down(range.end.value() + shift, k_huge_page_pages.value());
     if (begin >= end) return {range.begin, range.begin};
     return {PageIndex{begin - shift}, PageIndex{end - shift}};
+}
+
+PageRange Presence::block_of(PageIndex page) const noexcept {
+    const std::uint64_t shift = data_offset_ / k_page_size;
+    const std::uint64_t begin = align_down(page.value() + shift, k_huge_page_pages.value());
+    return {PageIndex{begin > shift ? begin - shift : 0},
+            PageIndex{std::min(begin + k_huge_page_pages.value() - shift, pages().value())}};
 }
 
 os::SysResult<void> Presence::fill(PageRange absent, const std::atomic<bool>* cancel) noexcept {
@@ -356,9 +398,15 @@ bool Presence::look(PageIndex page) noexcept {
     if (word.state() != PageState::absent && word.state() != PageState::reserved) return false;
     unsigned char has_memory = 0;
     if (!os::mincore(address_of(page), k_page_size, &has_memory) || (has_memory & 1) == 0) return false;
-    if (word.state() == PageState::absent && words_.try_change(page, word, my(PageState::used))) {
+    if (word.state() != PageState::absent) return true;
+    // Not by a moving state: a free of the page at that moment would miss it.
+    const bool paid = charges_.charge(options_.payer, PageCount{1});
+    if (words_.try_change(page, word, my(PageState::used))) {
         touched_.insert(page.value());
         host_faults_.fetch_add(1, std::memory_order_relaxed);
+        if (paid) charges_.assign_late(page, options_.payer, words_);
+    } else if (paid) {
+        charges_.uncharge(options_.payer, PageCount{1});
     }
     return true;
 }

@@ -80,7 +80,11 @@ public:
     /// The same for pages with memory that are to be free: those that the host has touched meanwhile become used.
     void finish_free(PageRange populated) noexcept;
 
-    /// Takes the memory of pages away that this thread moved to `freeing`; they stay in that state.
+    /// Takes away the memory of those claimed pages that have some: all are `populating` then. If the kernel refuses
+    /// that (false), they are to be given to `unclaim_filled`.
+    [[nodiscard]] bool drop_memory(PageRange claimed) noexcept;
+    /// Takes the memory of pages away that this thread moved to `freeing`; they stay in that state. No more than a
+    /// block of 2 MiB at a time, since a touch waits for it.
     os::SysResult<void> punch(PageRange freeing) noexcept;
 
     /// If whoever moves this page is dead, takes his place, takes the memory away, and makes the page absent. False if
@@ -98,8 +102,10 @@ public:
 
     /// Puts full blocks of 2 MiB on one page-table entry each. Errors: EBUSY, EINVAL, ENOMEM (as of MADV_COLLAPSE).
     os::SysResult<void> collapse(PageRange blocks) noexcept;
-    /// Whether pages of the arena can be on 2 MiB entries at all: a block of `range`'s alignment.
+    /// The whole blocks of 2 MiB in `range`.
     [[nodiscard]] PageRange blocks_within(PageRange range) const noexcept;
+    /// The pages of the arena in the block of 2 MiB that `page` is in.
+    [[nodiscard]] PageRange block_of(PageIndex page) const noexcept;
 
     /// The pages that the host's touches have made used since the last call, in ascending order.
     template <typename Visit>
@@ -129,6 +135,7 @@ private:
     [[nodiscard]] std::uint64_t offset_of(PageIndex page) const noexcept { return data_offset_ + byte_offset(page); }
 
     bool claim_unwatched(PageRange claimed, PageIndex& blocker) noexcept;
+    void charge_touch(PageIndex moving) noexcept;
     void keep_touched(PageIndex page) noexcept;
     os::SysResult<void> fill(PageRange absent, const std::atomic<bool>* cancel) noexcept;
     os::SysResult<void> fill_small(PageRange absent, const std::atomic<bool>* cancel) noexcept;
