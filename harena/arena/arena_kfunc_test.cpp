@@ -2,6 +2,8 @@
 //
 // The calls that a program can make, with the results of Linux, quirks included: one test a rule of the contract.
 #include <cerrno>
+#include <ostream>
+#include <string_view>
 #include <thread>
 
 #include "harena/arena/process_arena.hpp"
@@ -15,14 +17,23 @@ using test::make_arena;
 using test::number;
 using test::usage;
 
+struct Tuned {
+    std::string_view name;
+    ArenaTuning tuning;
+};
+void PrintTo(const Tuned& tuned, std::ostream* out) { *out << tuned.name; }
+
 /// 16 pages at 64 MiB in their window: there are addresses below and behind.
-class ArenaKfunc : public ::testing::Test {
+class ArenaKfunc : public ::testing::TestWithParam<Tuned> {
 protected:
     static constexpr std::uint64_t k_start = k_free_address + 64 * k_mib;
     static constexpr std::uint32_t k_pages = 16;
 
     void SetUp() override {
-        arena_ = make_arena({.name = "kfunc", .pages = PageCount{k_pages}, .user_vm_start = UserAddress{k_start}});
+        arena_ = test::make_tuned_arena({.name = "kfunc",
+                                         .pages = PageCount{k_pages},
+                                         .user_vm_start = UserAddress{k_start},
+                                         .tuning = GetParam().tuning});
         ASSERT_NE(arena_, nullptr);
     }
 
@@ -41,32 +52,37 @@ protected:
     std::shared_ptr<ProcessArena> arena_;
 };
 
-TEST_F(ArenaKfunc, alloc_returns_zeroed_pages_at_the_full_user_address) {
+INSTANTIATE_TEST_SUITE_P(Tunings, ArenaKfunc,
+                         ::testing::Values(Tuned{"exact", {.exact_presence = true}},
+                                           Tuned{"deterministic", {.deterministic = true}},
+                                           Tuned{"not kept", {.recycle = PageCount{0}}}, Tuned{"default", {}}));
+
+TEST_P(ArenaKfunc, alloc_returns_zeroed_pages_at_the_full_user_address) {
     const std::uint64_t pages = alloc(0, 2);
     EXPECT_EQ(pages, k_start) << "the high 32 bits are those of user_vm_start";
     EXPECT_TRUE(test::is_zero(arena_->data(), 2 * k_page_size));
     expect_usage("2 0");
 }
 
-TEST_F(ArenaKfunc, alloc_returns_null_for_flags) {
+TEST_P(ArenaKfunc, alloc_returns_null_for_flags) {
     EXPECT_EQ(alloc(0, 1, -1, 1), 0U);
     EXPECT_EQ(alloc(0, 1, -1, std::uint64_t{1} << 63), 0U);
     expect_usage("0 0");
 }
 
-TEST_F(ArenaKfunc, alloc_returns_null_for_no_page) {
+TEST_P(ArenaKfunc, alloc_returns_null_for_no_page) {
     EXPECT_EQ(alloc(0, 0), 0U);
     EXPECT_EQ(alloc(at(0), 0), 0U);
 }
 
-TEST_F(ArenaKfunc, alloc_returns_null_for_more_pages_than_the_arena) {
+TEST_P(ArenaKfunc, alloc_returns_null_for_more_pages_than_the_arena) {
     EXPECT_EQ(alloc(0, k_pages + 1), 0U);
     EXPECT_EQ(alloc(0, ~0U), 0U);
     EXPECT_EQ(alloc(at(0), ~0U), 0U);
     EXPECT_EQ(alloc(0, k_pages), k_start);
 }
 
-TEST_F(ArenaKfunc, alloc_returns_null_for_a_bad_node) {
+TEST_P(ArenaKfunc, alloc_returns_null_for_a_bad_node) {
     EXPECT_EQ(alloc(0, 1, -2), 0U);
     EXPECT_EQ(alloc(0, 1, 1 << 20), 0U);
     EXPECT_EQ(alloc(0, 1, INT32_MIN), 0U);
@@ -74,14 +90,14 @@ TEST_F(ArenaKfunc, alloc_returns_null_for_a_bad_node) {
     EXPECT_NE(alloc(0, 1, 0), 0U);
 }
 
-TEST_F(ArenaKfunc, alloc_returns_null_for_unaligned_address) {
+TEST_P(ArenaKfunc, alloc_returns_null_for_unaligned_address) {
     EXPECT_EQ(alloc(at(1) + 1, 1), 0U);
     EXPECT_EQ(alloc(at(1) + 4095, 1), 0U);
     EXPECT_EQ(alloc(1, 1), 0U);
     expect_usage("0 0");
 }
 
-TEST_F(ArenaKfunc, alloc_returns_null_for_a_range_outside) {
+TEST_P(ArenaKfunc, alloc_returns_null_for_a_range_outside) {
     EXPECT_EQ(alloc(at(k_pages), 1), 0U);
     EXPECT_EQ(alloc(at(k_pages - 1), 2), 0U);
     EXPECT_EQ(alloc(at(-1), 1), 0U);
@@ -90,7 +106,7 @@ TEST_F(ArenaKfunc, alloc_returns_null_for_a_range_outside) {
     expect_usage("0 0");
 }
 
-TEST_F(ArenaKfunc, alloc_returns_null_if_any_page_is_in_use_or_reserved) {
+TEST_P(ArenaKfunc, alloc_returns_null_if_any_page_is_in_use_or_reserved) {
     ASSERT_EQ(alloc(at(4), 1), at(4));
     ASSERT_EQ(reserve(at(8), 1), 0);
     test::byte_at(reinterpret_cast<void*>(at(12))) = 1;  // the host's touch is a use
@@ -103,24 +119,24 @@ TEST_F(ArenaKfunc, alloc_returns_null_if_any_page_is_in_use_or_reserved) {
     expect_usage("2 1");
 }
 
-TEST_F(ArenaKfunc, alloc_returns_null_when_no_range_is_large_enough) {
+TEST_P(ArenaKfunc, alloc_returns_null_when_no_range_is_large_enough) {
     ASSERT_EQ(alloc(at(8), 1), at(8));
     EXPECT_EQ(alloc(0, 9), 0U);
     EXPECT_EQ(alloc(0, 8), at(0));
 }
 
-TEST_F(ArenaKfunc, alloc_ignores_the_high_32_bits_of_the_address) {
+TEST_P(ArenaKfunc, alloc_ignores_the_high_32_bits_of_the_address) {
     EXPECT_EQ(alloc(low(at(3)), 1), at(3));
     EXPECT_EQ(alloc(low(at(5)) | std::uint64_t{0xdeadbeef} << 32, 2), at(5));
 }
 
-TEST_F(ArenaKfunc, alloc_takes_only_a_64_bit_zero_for_anywhere) {
+TEST_P(ArenaKfunc, alloc_takes_only_a_64_bit_zero_for_anywhere) {
     // Pointer 0 of the window is below this arena: an address like any other, and outside.
     EXPECT_EQ(alloc(std::uint64_t{7} << 32, 1), 0U);
     EXPECT_EQ(alloc(0, 1), at(0));
 }
 
-TEST_F(ArenaKfunc, alloc_anywhere_takes_the_start_of_the_smallest_sufficient_range) {
+TEST_P(ArenaKfunc, alloc_anywhere_takes_the_start_of_the_smallest_sufficient_range) {
     ASSERT_NE(alloc(at(5), 1), 0U);   // 0-5
     ASSERT_NE(alloc(at(9), 1), 0U);   // 6-9
     ASSERT_NE(alloc(at(12), 1), 0U);  // 10-12, 13-16
@@ -129,20 +145,20 @@ TEST_F(ArenaKfunc, alloc_anywhere_takes_the_start_of_the_smallest_sufficient_ran
     EXPECT_EQ(alloc(0, 1), at(4));
 }
 
-TEST_F(ArenaKfunc, alloc_can_be_called_while_the_caller_holds_a_lock) {
+TEST_P(ArenaKfunc, alloc_can_be_called_while_the_caller_holds_a_lock) {
     std::mutex lock;
     const std::lock_guard held{lock};
     EXPECT_NE(alloc(0, 1), 0U);
 }
 
-TEST_F(ArenaKfunc, free_does_nothing_for_a_64_bit_null_or_no_page) {
+TEST_P(ArenaKfunc, free_does_nothing_for_a_64_bit_null_or_no_page) {
     ASSERT_EQ(alloc(0, k_pages), at(0));
     free(0, k_pages);
     free(at(0), 0);
     expect_usage("16 0");
 }
 
-TEST_F(ArenaKfunc, free_truncates_the_pointer_to_32_bits_and_rounds_it_down_to_a_page) {
+TEST_P(ArenaKfunc, free_truncates_the_pointer_to_32_bits_and_rounds_it_down_to_a_page) {
     ASSERT_EQ(alloc(0, k_pages), at(0));
     free(low(at(2)), 1);
     EXPECT_EQ(alloc(0, 1), at(2));
@@ -153,7 +169,7 @@ TEST_F(ArenaKfunc, free_truncates_the_pointer_to_32_bits_and_rounds_it_down_to_a
     EXPECT_EQ(alloc(0, 1), at(4));
 }
 
-TEST_F(ArenaKfunc, free_of_a_range_that_begins_below_the_arena_does_nothing) {
+TEST_P(ArenaKfunc, free_of_a_range_that_begins_below_the_arena_does_nothing) {
     ASSERT_EQ(alloc(0, k_pages), at(0));
     free(at(-1), 2);
     free(at(-1) + 4095, 3);
@@ -161,7 +177,7 @@ TEST_F(ArenaKfunc, free_of_a_range_that_begins_below_the_arena_does_nothing) {
     expect_usage("16 0");
 }
 
-TEST_F(ArenaKfunc, free_is_clipped_at_the_end) {
+TEST_P(ArenaKfunc, free_is_clipped_at_the_end) {
     ASSERT_EQ(alloc(0, k_pages), at(0));
     free(at(k_pages), 1);
     free(at(k_pages + 5), ~0U);
@@ -172,7 +188,7 @@ TEST_F(ArenaKfunc, free_is_clipped_at_the_end) {
     expect_usage("1 0");
 }
 
-TEST_F(ArenaKfunc, free_skips_absent_pages) {
+TEST_P(ArenaKfunc, free_skips_absent_pages) {
     ASSERT_EQ(alloc(at(2), 1), at(2));
     ASSERT_EQ(alloc(at(4), 1), at(4));
     free(at(0), k_pages);
@@ -181,7 +197,7 @@ TEST_F(ArenaKfunc, free_skips_absent_pages) {
     EXPECT_EQ(alloc(0, k_pages), at(0));
 }
 
-TEST_F(ArenaKfunc, free_makes_reserved_pages_free) {
+TEST_P(ArenaKfunc, free_makes_reserved_pages_free) {
     ASSERT_EQ(reserve(at(0), k_pages), 0);
     EXPECT_EQ(alloc(0, 1), 0U);
     free(at(3), 2);
@@ -189,7 +205,7 @@ TEST_F(ArenaKfunc, free_makes_reserved_pages_free) {
     EXPECT_EQ(alloc(0, 2), at(3));
 }
 
-TEST_F(ArenaKfunc, freed_pages_read_zero_after_reallocation) {
+TEST_P(ArenaKfunc, freed_pages_read_zero_after_reallocation) {
     ASSERT_EQ(alloc(0, 1), at(0));
     test::byte_at(arena_->data()) = 0xff;
     free(at(0), 1);
@@ -197,28 +213,28 @@ TEST_F(ArenaKfunc, freed_pages_read_zero_after_reallocation) {
     EXPECT_TRUE(test::is_zero(arena_->data(), k_page_size));
 }
 
-TEST_F(ArenaKfunc, reserve_of_no_page_is_0_wherever) {
+TEST_P(ArenaKfunc, reserve_of_no_page_is_0_wherever) {
     EXPECT_EQ(reserve(at(0), 0), 0);
     EXPECT_EQ(reserve(at(k_pages + 9), 0), 0);
     EXPECT_EQ(reserve(1, 0), 0);
     expect_usage("0 0");
 }
 
-TEST_F(ArenaKfunc, reserve_takes_null_for_an_address_like_any_other) { EXPECT_EQ(reserve(0, 1), -EINVAL); }
+TEST_P(ArenaKfunc, reserve_takes_null_for_an_address_like_any_other) { EXPECT_EQ(reserve(0, 1), -EINVAL); }
 
-TEST_F(ArenaKfunc, reserve_ignores_the_high_32_bits) {
+TEST_P(ArenaKfunc, reserve_ignores_the_high_32_bits) {
     EXPECT_EQ(reserve(low(at(1)), 1), 0);
     EXPECT_EQ(reserve(low(at(2)) | std::uint64_t{0xabc} << 32, 1), 0);
     expect_usage("0 2");
 }
 
-TEST_F(ArenaKfunc, reserve_of_an_unaligned_pointer_is_0_and_does_nothing) {
+TEST_P(ArenaKfunc, reserve_of_an_unaligned_pointer_is_0_and_does_nothing) {
     EXPECT_EQ(reserve(at(0) + 1, 1), 0);
     EXPECT_EQ(reserve(at(k_pages) + 1, 1), 0);
     expect_usage("0 0");
 }
 
-TEST_F(ArenaKfunc, reserve_past_the_end_is_EINVAL) {
+TEST_P(ArenaKfunc, reserve_past_the_end_is_EINVAL) {
     EXPECT_EQ(reserve(at(k_pages), 1), -EINVAL);
     EXPECT_EQ(reserve(at(k_pages - 1), 2), -EINVAL);
     EXPECT_EQ(reserve(at(-1), 1), -EINVAL);
@@ -227,7 +243,7 @@ TEST_F(ArenaKfunc, reserve_past_the_end_is_EINVAL) {
     EXPECT_EQ(reserve(at(0), k_pages), 0);
 }
 
-TEST_F(ArenaKfunc, reserve_of_pages_in_use_or_reserved_is_EBUSY_and_reserves_none) {
+TEST_P(ArenaKfunc, reserve_of_pages_in_use_or_reserved_is_EBUSY_and_reserves_none) {
     ASSERT_EQ(alloc(at(4), 1), at(4));
     ASSERT_EQ(reserve(at(8), 1), 0);
     test::byte_at(reinterpret_cast<void*>(at(12))) = 1;
