@@ -63,6 +63,8 @@ std::optional<std::uint64_t> number_of(std::string_view text, std::string_view k
     return value;
 }
 
+constexpr std::string_view k_without_userfaultfd = "; arenas work without it, but see the host's touches late";
+
 Finding look_at_userfaultfd() {
     Finding finding{.key = "userfaultfd", .name = "userfaultfd"};
     const auto arena = ProcessArena::create(
@@ -71,7 +73,7 @@ Finding look_at_userfaultfd() {
         finding.good = false;
         finding.found = arena.error().message();
         if (ProcessArena::create({.name = "doctor", .pages = PageCount{1}, .user_vm_start = {}}))
-            finding.found += "; arenas work without it, but see the host's touches late";
+            finding.found += k_without_userfaultfd;
         // Other errors say themselves what to do.
         if (arena.error().code() == EPERM)
             finding.enable = "allow the userfaultfd system call (a container's seccomp filter may forbid it)";
@@ -239,6 +241,12 @@ struct Use {
     std::string what;
 };
 
+std::string how_pages_are_watched(const Finding& userfaultfd) {
+    if (userfaultfd.good) return "absent pages by userfaultfd, in units of 4 KiB";
+    if (userfaultfd.found.ends_with(k_without_userfaultfd)) return "absent pages by mincore, checked in software";
+    return "none";
+}
+
 std::vector<Use> uses_of(const std::vector<Finding>& findings) {
     const auto find = [&](std::string_view key) -> const Finding& {
         return *std::ranges::find(findings, key, &Finding::key);
@@ -246,7 +254,7 @@ std::vector<Use> uses_of(const std::vector<Finding>& findings) {
     // Without a count of faults, it works all the same.
     const bool kernel_works = find("kernel_bpf").found.starts_with("work");
     return {
-        {"arenas", "arenas", find("userfaultfd").good ? "absent pages by userfaultfd, in units of 4 KiB" : "none"},
+        {"arenas", "arenas", how_pages_are_watched(find("userfaultfd"))},
         {"engine", "programs",
          fmt::format("{} engine{}", bpf::Engine::process().name(),
                      kernel_works ? ", kernel engine with --engine kernel" : "")},
