@@ -5,10 +5,12 @@
 #include <unistd.h>
 
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string_view>
@@ -71,6 +73,18 @@ public:
 
 private:
     int skip_;
+};
+
+/// Does something before the first call of a kind, which fails with what that returns.
+class AtFirst final : public os::FaultInjector {
+public:
+    AtFirst(os::Call call, std::function<int()> does) : call_{call}, does_{std::move(does)} {}
+    int on_call(os::Call call) noexcept override { return call == call_ && !done_.exchange(true) ? does_() : 0; }
+
+private:
+    os::Call call_;
+    std::function<int()> does_;
+    std::atomic<bool> done_{false};
 };
 
 }  // namespace harena::test
