@@ -92,7 +92,7 @@ void after_fork_in_parent() noexcept {
 // The child has no arena: nothing was inherited, and their windows are reserved again (VmWindow).
 void after_fork_in_child() noexcept {
     regions.for_each([](const Region& region) { region.presence->abandon_in_child(); });
-    ExceptionTable::instance().unlock();
+    ExceptionTable::instance().unlock_in_child();
     regions.unlock();
     fork_gate.unlock();
 }

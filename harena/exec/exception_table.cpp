@@ -1,20 +1,208 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "harena/exec/exception_table.hpp"
 
+#include <fcntl.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <utility>
+
 #include "harena/base/immortal.hpp"
+#include "harena/base/map_error.hpp"
+#include "harena/base/os/memory.hpp"
 
 namespace harena {
 
 namespace {
-constinit Immortal<ExceptionTable> table;
+
+constinit Immortal<ExceptionTable::Pages> pages;
+constinit Immortal<ExceptionTable::Writer> writer;
+constinit const ExceptionTable table{pages.value, writer.value};
+
+/// What is in the file behind a page of a table.
+struct Record {
+    std::uintptr_t begin = 0;
+    std::uintptr_t end = 0;
+    std::uintptr_t fixup = 0;
+};
+
+os::SysResult<void> write_all(int file, const void* bytes, std::size_t length, std::uint64_t offset) noexcept {
+    const auto* from = static_cast<const std::byte*>(bytes);
+    while (length > 0) {
+        const auto written = os::pwrite(file, from, length, offset);
+        if (!written && written.error().code == EINTR) continue;
+        if (!written) return std::unexpected{written.error()};
+        if (*written == 0) return os::sys_fail(ENOSPC);
+        from += *written;
+        length -= *written;
+        offset += *written;
+    }
+    return {};
+}
+
+/// Collects records and writes a page of them at a time.
+class RecordWriter {
+public:
+    RecordWriter(int file, std::uint64_t offset) noexcept : file_{file}, offset_{offset} {}
+
+    os::SysResult<void> put(const Record& record) noexcept {
+        buffer_[waiting_++] = record;
+        ++count_;
+        return waiting_ == buffer_.size() ? flush() : os::SysResult<void>{};
+    }
+    os::SysResult<void> flush() noexcept {
+        const std::size_t bytes = std::exchange(waiting_, 0) * sizeof(Record);
+        const std::uint64_t offset = std::exchange(offset_, offset_ + bytes);
+        return write_all(file_, buffer_.data(), bytes, offset);
+    }
+
+    /// How many there were.
+    [[nodiscard]] std::uint64_t count() const noexcept { return count_; }
+
+private:
+    int file_;
+    std::uint64_t offset_;
+    std::uint64_t count_ = 0;
+    std::size_t waiting_ = 0;
+    std::array<Record, k_page_size / sizeof(Record)> buffer_;
+};
+
 }  // namespace
 
-ExceptionTable& ExceptionTable::instance() noexcept { return table.value; }
+const ExceptionTable& ExceptionTable::instance() noexcept { return table; }
+
+const ExceptionTable::Entry* ExceptionTable::entries(std::uint64_t version) const noexcept {
+    static_assert(sizeof(Entry) == sizeof(Record) && std::atomic<std::uintptr_t>::is_always_lock_free);
+    return reinterpret_cast<const Entry*>(&pages_.arrays[version % 2 * k_array_bytes]);
+}
 
 std::uintptr_t ExceptionTable::find_fixup(std::uintptr_t instruction) const noexcept {
-    const auto range = ranges_.find_if(
-        [instruction](const ExceptionRange& r) { return r.begin <= instruction && instruction < r.end; });
-    return range ? range->fixup : 0;
+    for (;;) {
+        const std::uint64_t version = pages_.version.load(std::memory_order_acquire);
+        const Entry* const first = entries(version);
+        const std::uint64_t count =
+            std::min<std::uint64_t>(pages_.counts[version % 2].load(std::memory_order_relaxed), k_capacity);
+        const Entry* const after =
+            std::upper_bound(first, first + count, instruction, [](std::uintptr_t at, const Entry& entry) {
+                return at < entry.begin.load(std::memory_order_relaxed);
+            });
+        std::uintptr_t fixup = 0;
+        if (after != first && instruction < after[-1].end.load(std::memory_order_relaxed))
+            fixup = after[-1].fixup.load(std::memory_order_relaxed);
+        // The next version is in the other array; only the one after that is written here.
+        std::atomic_thread_fence(std::memory_order_acquire);
+        if (pages_.version.load(std::memory_order_relaxed) == version) return fixup;
+    }
+}
+
+std::uint64_t ExceptionTable::offset_of(const void* at) const noexcept {
+    return static_cast<std::uint64_t>(static_cast<const std::byte*>(at) - reinterpret_cast<const std::byte*>(&pages_));
+}
+
+// With the mutex held. What is seen stays what it is.
+os::SysResult<void> ExceptionTable::move_to_own_file() const noexcept {
+    auto made = os::memfd_create("harena:extable");
+    if (!made) return std::unexpected{made.error()};
+    const int file = made->get();
+    if (const auto sized = os::ftruncate(file, sizeof(Pages)); !sized) return sized;
+    if (const auto sealed = os::add_seals(file, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL); !sealed) return sealed;
+    std::uint64_t version = 0;
+    do {  // again, where a child sees its parent's ranges and that one changes them
+        version = pages_.version.load();
+        const std::atomic<std::uint64_t>& counted = pages_.counts[version % 2];
+        const std::uint64_t count = counted.load();
+        const Entry* const from = entries(version);
+        if (const auto done = write_all(file, from, count * sizeof(Entry), offset_of(from)); !done) return done;
+        if (const auto done = write_all(file, &count, sizeof count, offset_of(&counted)); !done) return done;
+        if (const auto done = write_all(file, &version, sizeof version, offset_of(&pages_.version)); !done) return done;
+    } while (pages_.version.load() != version);
+    // Elsewhere first, and unlocked: under mlockall(MCL_FUTURE) all of it would be filled.
+    const auto mapped = os::mmap(nullptr, sizeof(Pages), PROT_NONE, MAP_SHARED, file, 0);
+    if (!mapped) return std::unexpected{mapped.error()};
+    (void)os::munlock(*mapped, sizeof(Pages));
+    auto moved = os::mprotect(*mapped, sizeof(Pages), PROT_READ);
+    if (moved) moved = os::mremap_over(*mapped, sizeof(Pages), &pages_);
+    if (!moved) {
+        (void)os::munmap(*mapped, sizeof(Pages));
+        return moved;
+    }
+    writer_.file = std::move(*made);
+    return {};
+}
+
+Result<void> ExceptionTable::make_file() const {
+    if (writer_.file.get() >= 0) return {};
+    HARENA_CHECK_OK(check_file_size(sizeof(Pages), "the file of the exception table"));
+    if (const auto moved = move_to_own_file(); !moved)
+        return os::fail_with(moved.error(), "cannot make the file of the exception table");
+    return {};
+}
+
+// With the mutex held: the next version in the array that is not valid, then its number.
+os::SysResult<void> ExceptionTable::publish(const ExceptionRange* added, Handle removed) const noexcept {
+    const std::uint64_t version = pages_.version.load();
+    const std::uint64_t next = version + 1;
+    const Entry* const old = entries(version);
+    const std::uint64_t count = pages_.counts[version % 2].load();
+    const int file = writer_.file.get();
+    RecordWriter records{file, offset_of(entries(next))};
+    bool to_add = added != nullptr;
+    for (std::uint64_t i = 0; i <= count; ++i) {
+        if (to_add && (i == count || added->begin < old[i].begin.load())) {
+            to_add = false;
+            if (const auto done = records.put({added->begin, added->end, added->fixup}); !done) return done;
+        }
+        if (i == count || old[i].begin.load() == removed) continue;
+        if (const auto done = records.put({old[i].begin.load(), old[i].end.load(), old[i].fixup.load()}); !done)
+            return done;
+    }
+    if (const auto done = records.flush(); !done) return done;
+    const std::uint64_t written = records.count();
+    if (const auto done = write_all(file, &written, sizeof written, offset_of(&pages_.counts[next % 2])); !done)
+        return done;
+    // What the kernel stores for this thread is as if this thread did.
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+    return write_all(file, &next, sizeof next, offset_of(&pages_.version));
+}
+
+Result<ExceptionTable::Handle> ExceptionTable::add(const ExceptionRange& range) const {
+    if (range.begin == 0 || range.end <= range.begin || range.fixup == 0)
+        return fail(EINVAL, "{:#x}-{:#x} with fix-up {:#x} is no exception range", range.begin, range.end, range.fixup);
+    const std::lock_guard lock{writer_.mutex};
+    HARENA_CHECK_OK(make_file());
+    const std::uint64_t version = pages_.version.load();
+    const Entry* const first = entries(version);
+    const Entry* const last = first + pages_.counts[version % 2].load();
+    if (last - first == static_cast<std::ptrdiff_t>(k_capacity))
+        return fail(ENOMEM, "the exception table has {} ranges, as many as it can", k_capacity);
+    const Entry* const after = std::upper_bound(first, last, range.begin, [](std::uintptr_t at, const Entry& entry) {
+        return at < entry.begin.load();
+    });
+    if ((after != first && range.begin < after[-1].end.load()) || (after != last && after->begin.load() < range.end))
+        return fail(EEXIST, "{:#x}-{:#x} overlaps another exception range", range.begin, range.end);
+    if (const auto done = publish(&range, 0); !done)
+        return os::fail_with(done.error(), "cannot write to the exception table");
+    return range.begin;
+}
+
+void ExceptionTable::remove(Handle handle) const noexcept {
+    const std::lock_guard lock{writer_.mutex};
+    if (pages_.version.load() == 0) return;
+    // A child that had no memory for its own ranges tries again.
+    if (writer_.file.get() < 0 && !move_to_own_file()) std::abort();
+    // There is memory behind this array already: no array is longer than the one before it by more than one, and that
+    // one was longer than this.
+    if (!publish(nullptr, handle)) std::abort();
+}
+
+void ExceptionTable::unlock_in_child() const noexcept {
+    if (writer_.file.get() >= 0) {
+        writer_.file.reset();  // the parent's
+        (void)move_to_own_file();
+    }
+    writer_.mutex.unlock();
 }
 
 }  // namespace harena

@@ -1,10 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <array>
+#include <atomic>
+#include <cstddef>
 #include <cstdint>
+#include <mutex>
 
+#include "harena/base/os/sys_result.hpp"
+#include "harena/base/page_math.hpp"
 #include "harena/base/result.hpp"
-#include "harena/base/signal_safe_registry.hpp"
 
 namespace harena {
 
@@ -17,28 +22,74 @@ struct ExceptionRange {
 };
 
 /// Which text of this process may fault, and where it goes on (kernel: the exception tables of copy_from_user and BPF).
+///
+/// The ranges are in sealed memory: whoever can write to any address of the process can still not say where it goes on
+/// after a fault. They are two sorted arrays in a file that is mapped read-only and written by pwrite, one of which is
+/// valid at a time (docs/exec.md). The object itself has nothing but addresses, and is constant: where it is a global,
+/// the loader makes it read-only (RELRO).
 class ExceptionTable {
 public:
-    using Handle = SignalSafeRegistry<ExceptionRange>::Handle;
+    /// Names a range that was added.
+    using Handle = std::uintptr_t;
+
+    static constexpr std::size_t k_capacity = 20'000;
+
+private:
+    struct Entry {
+        std::atomic<std::uintptr_t> begin;
+        std::atomic<std::uintptr_t> end;
+        std::atomic<std::uintptr_t> fixup;
+    };
+    static constexpr std::size_t k_array_bytes = align_up(k_capacity * sizeof(Entry), k_page_size);
+
+public:
+    /// Where a table is to be seen: pages of zeros until the first range is added, then read-only ones.
+    /// Invariant: array `version % 2` is valid, sorted, and does not change while the version is what it is.
+    struct alignas(k_page_size) Pages {
+        std::atomic<std::uint64_t> version;
+        std::array<std::atomic<std::uint64_t>, 2> counts;
+        alignas(k_page_size) std::array<std::byte, 2 * k_array_bytes> arrays;
+    };
+
+    /// What the writers of a table share.
+    struct Writer {
+        std::mutex mutex;
+        os::FileDescriptor file;
+    };
+
+    /// Both must outlive this object, and every signal handler that searches.
+    constexpr ExceptionTable(Pages& pages, Writer& writer) noexcept : pages_{pages}, writer_{writer} {}
 
     /// The one of this process.
-    [[nodiscard]] static ExceptionTable& instance() noexcept;
+    [[nodiscard]] static const ExceptionTable& instance() noexcept;
 
-    /// Registers a range, which must not overlap another. Errors: ENOMEM. Thread-safe.
-    [[nodiscard]] Result<Handle> add(const ExceptionRange& range) { return ranges_.add(range); }
+    /// Registers a range. Errors: EINVAL (empty, or without a fix-up), EEXIST (it overlaps another), ENOMEM (there is
+    /// no memory, or there are `k_capacity` ranges), EMFILE, EFBIG (RLIMIT_FSIZE). Thread-safe.
+    [[nodiscard]] Result<Handle> add(const ExceptionRange& range) const;
 
-    /// Takes a range back, when no thread can be in it any more. Thread-safe.
-    void remove(Handle handle) noexcept { ranges_.remove(handle); }
+    /// Takes a range back, when no thread can be in it any more. Aborts if the kernel refuses that, which it has no
+    /// reason for: a range without text would be a promise about somebody else's. Thread-safe.
+    void remove(Handle handle) const noexcept;
 
     /// Where to go on after a fault at `instruction`, or 0 if that is in no range. Async-signal-safe, lock-free.
     [[nodiscard]] std::uintptr_t find_fixup(std::uintptr_t instruction) const noexcept;
 
-    /// Held across fork: see SignalSafeRegistry.
-    void lock() noexcept { ranges_.lock(); }
-    void unlock() noexcept { ranges_.unlock(); }
+    /// Held across fork, so that the child finds no half-written array.
+    void lock() const noexcept { writer_.mutex.lock(); }
+    void unlock() const noexcept { writer_.mutex.unlock(); }
+    /// In the child, instead: gives it ranges of its own. If there is no memory for that, it has its parent's, until it
+    /// adds one. Async-signal-safe.
+    void unlock_in_child() const noexcept;
 
 private:
-    SignalSafeRegistry<ExceptionRange> ranges_;
+    [[nodiscard]] const Entry* entries(std::uint64_t version) const noexcept;
+    [[nodiscard]] std::uint64_t offset_of(const void* at) const noexcept;
+    [[nodiscard]] Result<void> make_file() const;
+    os::SysResult<void> move_to_own_file() const noexcept;
+    os::SysResult<void> publish(const ExceptionRange* added, Handle removed) const noexcept;
+
+    Pages& pages_;
+    Writer& writer_;
 };
 
 }  // namespace harena
