@@ -130,7 +130,7 @@ TEST(ArenaCreation, gives_memory_address_space_and_descriptors_back) {
 TEST(ArenaCreation, makes_an_area_of_the_process_that_says_how_many_pages_it_has) {
     VmSpace* const space = VmSpace::process().value();
     const auto only_area = [&] {
-        const auto areas = space->areas();
+        const auto areas = space->areas().value();
         EXPECT_EQ(areas.size(), 1U);
         return areas.empty() ? VmAreaInfo{} : areas.front();
     };
@@ -152,7 +152,7 @@ TEST(ArenaCreation, makes_an_area_of_the_process_that_says_how_many_pages_it_has
     EXPECT_EQ(only_area().pages, 4U);
     EXPECT_TRUE(space->find_vm_area(arena->data()));
     arena.reset();
-    EXPECT_TRUE(space->areas().empty());
+    EXPECT_TRUE(space->areas().value().empty());
 }
 
 TEST(ArenaCreation, any_name_will_do) {

@@ -21,12 +21,8 @@ constinit Immortal<ExceptionTable::Pages> pages;
 constinit Immortal<ExceptionTable::Writer> writer;
 constinit const ExceptionTable table{pages.value, writer.value};
 
-/// What is in the file behind a page of a table.
-struct Record {
-    std::uintptr_t begin = 0;
-    std::uintptr_t end = 0;
-    std::uintptr_t fixup = 0;
-};
+/// What is in the file.
+using Record = ExceptionRange;
 
 os::SysResult<void> write_all(int file, const void* bytes, std::size_t length, std::uint64_t offset) noexcept {
     const auto* from = static_cast<const std::byte*>(bytes);
@@ -42,10 +38,16 @@ os::SysResult<void> write_all(int file, const void* bytes, std::size_t length, s
     return {};
 }
 
-/// Collects records and writes a page of them at a time.
+/// The bytes of the file up to the ends of two arrays with so many pages each.
+constexpr std::uint64_t file_bytes_for(std::uint64_t array_pages) noexcept {
+    return (1 + 2 * array_pages) * k_page_size;
+}
+
+/// Writes one of the arrays, a page at a time.
 class RecordWriter {
 public:
-    RecordWriter(int file, std::uint64_t offset) noexcept : file_{file}, offset_{offset} {}
+    /// `first`: where its first page is in the file.
+    RecordWriter(int file, std::uint64_t first) noexcept : file_{file}, offset_{first} {}
 
     os::SysResult<void> put(const Record& record) noexcept {
         buffer_[waiting_++] = record;
@@ -54,10 +56,8 @@ public:
     }
     os::SysResult<void> flush() noexcept {
         const std::size_t bytes = std::exchange(waiting_, 0) * sizeof(Record);
-        const std::uint64_t offset = std::exchange(offset_, offset_ + bytes);
-        return write_all(file_, buffer_.data(), bytes, offset);
+        return write_all(file_, buffer_.data(), bytes, std::exchange(offset_, offset_ + 2 * k_page_size));
     }
-
     /// How many there were.
     [[nodiscard]] std::uint64_t count() const noexcept { return count_; }
 
@@ -73,24 +73,40 @@ private:
 
 const ExceptionTable& ExceptionTable::instance() noexcept { return table; }
 
-const ExceptionTable::Entry* ExceptionTable::entries(std::uint64_t version) const noexcept {
+Record ExceptionTable::record_of(const Entry& entry) noexcept {
+    return {.begin = entry.begin.load(), .end = entry.end.load(), .fixup = entry.fixup.load()};
+}
+
+std::uint64_t ExceptionTable::count(std::uint64_t version) const noexcept {
+    return std::min<std::uint64_t>(pages_.counts[version % 2].load(std::memory_order_relaxed), k_capacity);
+}
+
+const ExceptionTable::Entry& ExceptionTable::entry(std::uint64_t version, std::uint64_t index) const noexcept {
     static_assert(sizeof(Entry) == sizeof(Record) && std::atomic<std::uintptr_t>::is_always_lock_free);
-    return reinterpret_cast<const Entry*>(&pages_.arrays[version % 2 * k_array_bytes]);
+    return pages_.arrays[index / k_page_entries][version % 2].entries[index % k_page_entries];
+}
+
+std::uint64_t ExceptionTable::begun(std::uint64_t version, std::uintptr_t at) const noexcept {
+    std::uint64_t low = 0;
+    for (std::uint64_t high = count(version); low < high;) {
+        const std::uint64_t middle = (low + high) / 2;
+        if (entry(version, middle).begin.load(std::memory_order_relaxed) <= at)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
 }
 
 std::uintptr_t ExceptionTable::find_fixup(std::uintptr_t instruction) const noexcept {
     for (;;) {
         const std::uint64_t version = pages_.version.load(std::memory_order_acquire);
-        const Entry* const first = entries(version);
-        const std::uint64_t count =
-            std::min<std::uint64_t>(pages_.counts[version % 2].load(std::memory_order_relaxed), k_capacity);
-        const Entry* const after =
-            std::upper_bound(first, first + count, instruction, [](std::uintptr_t at, const Entry& entry) {
-                return at < entry.begin.load(std::memory_order_relaxed);
-            });
         std::uintptr_t fixup = 0;
-        if (after != first && instruction < after[-1].end.load(std::memory_order_relaxed))
-            fixup = after[-1].fixup.load(std::memory_order_relaxed);
+        if (const std::uint64_t behind = begun(version, instruction); behind != 0) {
+            const Entry& last = entry(version, behind - 1);
+            if (instruction < last.end.load(std::memory_order_relaxed))
+                fixup = last.fixup.load(std::memory_order_relaxed);
+        }
         // The next version is in the other array; only the one after that is written here.
         std::atomic_thread_fence(std::memory_order_acquire);
         if (pages_.version.load(std::memory_order_relaxed) == version) return fixup;
@@ -106,16 +122,21 @@ os::SysResult<void> ExceptionTable::move_to_own_file() const noexcept {
     auto made = os::memfd_create("harena:extable");
     if (!made) return std::unexpected{made.error()};
     const int file = made->get();
-    if (const auto sized = os::ftruncate(file, sizeof(Pages)); !sized) return sized;
-    if (const auto sealed = os::add_seals(file, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL); !sealed) return sealed;
+    if (const auto sealed = os::add_seals(file, F_SEAL_SHRINK | F_SEAL_SEAL); !sealed) return sealed;
     std::uint64_t version = 0;
+    std::uint64_t bytes = 0;
     do {  // again, where a child sees its parent's ranges and that one changes them
         version = pages_.version.load();
-        const std::atomic<std::uint64_t>& counted = pages_.counts[version % 2];
-        const std::uint64_t count = counted.load();
-        const Entry* const from = entries(version);
-        if (const auto done = write_all(file, from, count * sizeof(Entry), offset_of(from)); !done) return done;
-        if (const auto done = write_all(file, &count, sizeof count, offset_of(&counted)); !done) return done;
+        const std::uint64_t ranges = count(version);
+        const std::uint64_t array_pages = (ranges + k_page_entries) / k_page_entries;  // at least one
+        bytes = std::max(bytes, file_bytes_for(array_pages));
+        if (const auto sized = os::ftruncate(file, bytes); !sized) return sized;
+        RecordWriter records{file, offset_of(&entry(version, 0))};
+        for (std::uint64_t i = 0; i < ranges; ++i)
+            if (const auto done = records.put(record_of(entry(version, i))); !done) return done;
+        if (const auto done = records.flush(); !done) return done;
+        const std::uint64_t counted = offset_of(&pages_.counts[version % 2]);
+        if (const auto done = write_all(file, &ranges, sizeof ranges, counted); !done) return done;
         if (const auto done = write_all(file, &version, sizeof version, offset_of(&pages_.version)); !done) return done;
     } while (pages_.version.load() != version);
     // Elsewhere first, and unlocked: under mlockall(MCL_FUTURE) all of it would be filled.
@@ -129,14 +150,21 @@ os::SysResult<void> ExceptionTable::move_to_own_file() const noexcept {
         return moved;
     }
     writer_.file = std::move(*made);
+    writer_.file_bytes = bytes;
     return {};
 }
 
-Result<void> ExceptionTable::make_file() const {
-    if (writer_.file.get() >= 0) return {};
-    HARENA_CHECK_OK(check_file_size(sizeof(Pages), "the file of the exception table"));
-    if (const auto moved = move_to_own_file(); !moved)
-        return os::fail_with(moved.error(), "cannot make the file of the exception table");
+// With the mutex held.
+Result<void> ExceptionTable::make_room(std::uint64_t ranges) const {
+    const std::uint64_t bytes = file_bytes_for((ranges + k_page_entries - 1) / k_page_entries);
+    HARENA_CHECK_OK(check_file_size(bytes, "the file of the exception table"));
+    if (writer_.file.get() < 0)
+        if (const auto moved = move_to_own_file(); !moved)
+            return os::fail_with(moved.error(), "cannot make the file of the exception table");
+    if (bytes <= writer_.file_bytes) return {};
+    if (const auto grown = os::ftruncate(writer_.file.get(), bytes); !grown)
+        return os::fail_with(grown.error(), "cannot enlarge the file of the exception table");
+    writer_.file_bytes = bytes;
     return {};
 }
 
@@ -144,19 +172,18 @@ Result<void> ExceptionTable::make_file() const {
 os::SysResult<void> ExceptionTable::publish(const ExceptionRange* added, Handle removed) const noexcept {
     const std::uint64_t version = pages_.version.load();
     const std::uint64_t next = version + 1;
-    const Entry* const old = entries(version);
-    const std::uint64_t count = pages_.counts[version % 2].load();
+    const std::uint64_t ranges = count(version);
     const int file = writer_.file.get();
-    RecordWriter records{file, offset_of(entries(next))};
+    RecordWriter records{file, offset_of(&entry(next, 0))};
     bool to_add = added != nullptr;
-    for (std::uint64_t i = 0; i <= count; ++i) {
-        if (to_add && (i == count || added->begin < old[i].begin.load())) {
+    for (std::uint64_t i = 0; i <= ranges; ++i) {
+        const Record old = i < ranges ? record_of(entry(version, i)) : Record{};
+        if (to_add && (i == ranges || added->begin < old.begin)) {
             to_add = false;
-            if (const auto done = records.put({added->begin, added->end, added->fixup}); !done) return done;
+            if (const auto done = records.put(*added); !done) return done;
         }
-        if (i == count || old[i].begin.load() == removed) continue;
-        if (const auto done = records.put({old[i].begin.load(), old[i].end.load(), old[i].fixup.load()}); !done)
-            return done;
+        if (i == ranges || old.begin == removed) continue;
+        if (const auto done = records.put(old); !done) return done;
     }
     if (const auto done = records.flush(); !done) return done;
     const std::uint64_t written = records.count();
@@ -171,17 +198,14 @@ Result<ExceptionTable::Handle> ExceptionTable::add(const ExceptionRange& range) 
     if (range.begin == 0 || range.end <= range.begin || range.fixup == 0)
         return fail(EINVAL, "{:#x}-{:#x} with fix-up {:#x} is no exception range", range.begin, range.end, range.fixup);
     const std::lock_guard lock{writer_.mutex};
-    HARENA_CHECK_OK(make_file());
     const std::uint64_t version = pages_.version.load();
-    const Entry* const first = entries(version);
-    const Entry* const last = first + pages_.counts[version % 2].load();
-    if (last - first == static_cast<std::ptrdiff_t>(k_capacity))
-        return fail(ENOMEM, "the exception table has {} ranges, as many as it can", k_capacity);
-    const Entry* const after = std::upper_bound(first, last, range.begin, [](std::uintptr_t at, const Entry& entry) {
-        return at < entry.begin.load();
-    });
-    if ((after != first && range.begin < after[-1].end.load()) || (after != last && after->begin.load() < range.end))
+    const std::uint64_t ranges = count(version);
+    if (ranges == k_capacity) return fail(ENOMEM, "the exception table has {} ranges, as many as it can", k_capacity);
+    const std::uint64_t behind = begun(version, range.begin);
+    if ((behind > 0 && range.begin < entry(version, behind - 1).end.load()) ||
+        (behind < ranges && entry(version, behind).begin.load() < range.end))
         return fail(EEXIST, "{:#x}-{:#x} overlaps another exception range", range.begin, range.end);
+    HARENA_CHECK_OK(make_room(ranges + 1));
     if (const auto done = publish(&range, 0); !done)
         return os::fail_with(done.error(), "cannot write to the exception table");
     return range.begin;

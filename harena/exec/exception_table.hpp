@@ -40,21 +40,29 @@ private:
         std::atomic<std::uintptr_t> end;
         std::atomic<std::uintptr_t> fixup;
     };
-    static constexpr std::size_t k_array_bytes = align_up(k_capacity * sizeof(Entry), k_page_size);
+    static constexpr std::size_t k_page_entries = k_page_size / sizeof(Entry);
+    static constexpr std::size_t k_array_pages = (k_capacity + k_page_entries - 1) / k_page_entries;
+
+    /// A page of an array.
+    struct alignas(k_page_size) EntryPage {
+        std::array<Entry, k_page_entries> entries;
+    };
 
 public:
-    /// Where a table is to be seen: pages of zeros until the first range is added, then read-only ones.
-    /// Invariant: array `version % 2` is valid, sorted, and does not change while the version is what it is.
+    /// Where a table is to be seen: pages of zeros until the first range is added, then read-only ones, of which so
+    /// many are behind the file's end as have never been needed. Invariant: array `version % 2` is valid, sorted, and
+    /// does not change while the version is what it is.
     struct alignas(k_page_size) Pages {
         std::atomic<std::uint64_t> version;
         std::array<std::atomic<std::uint64_t>, 2> counts;
-        alignas(k_page_size) std::array<std::byte, 2 * k_array_bytes> arrays;
+        std::array<std::array<EntryPage, 2>, k_array_pages> arrays;  // the two, page by page
     };
 
     /// What the writers of a table share.
     struct Writer {
         std::mutex mutex;
         os::FileDescriptor file;
+        std::uint64_t file_bytes = 0;
     };
 
     /// Both must outlive this object, and every signal handler that searches.
@@ -82,9 +90,13 @@ public:
     void unlock_in_child() const noexcept;
 
 private:
-    [[nodiscard]] const Entry* entries(std::uint64_t version) const noexcept;
+    [[nodiscard]] std::uint64_t count(std::uint64_t version) const noexcept;
+    [[nodiscard]] const Entry& entry(std::uint64_t version, std::uint64_t index) const noexcept;
+    [[nodiscard]] static ExceptionRange record_of(const Entry& entry) noexcept;
+    /// How many ranges begin at `at` or below.
+    [[nodiscard]] std::uint64_t begun(std::uint64_t version, std::uintptr_t at) const noexcept;
     [[nodiscard]] std::uint64_t offset_of(const void* at) const noexcept;
-    [[nodiscard]] Result<void> make_file() const;
+    [[nodiscard]] Result<void> make_room(std::uint64_t ranges) const;
     os::SysResult<void> move_to_own_file() const noexcept;
     os::SysResult<void> publish(const ExceptionRange* added, Handle removed) const noexcept;
 

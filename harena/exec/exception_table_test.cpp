@@ -178,7 +178,7 @@ TEST_F(ExceptionTableTest, readers_beside_writers_see_whole_ranges_only) {
 TEST_F(ExceptionTableTest, nothing_in_the_process_can_write_to_its_ranges) {
     add(0x1000, 0x1010, 0x9000);
     const auto* const bytes = reinterpret_cast<const std::byte*>(own_.pages.get());
-    for (std::size_t offset = 0; offset < sizeof *own_.pages; offset += k_page_size)
+    for (std::size_t offset = 0; offset < sizeof *own_.pages; offset += 7 * k_page_size)
         ASSERT_EQ(protection_of(bytes + offset), "r--s") << offset;
 }
 
@@ -273,9 +273,12 @@ TEST(ExceptionTableDeath, a_range_that_cannot_be_removed_is_the_end) {
 
 TEST_F(ExceptionTableTest, a_file_beyond_RLIMIT_FSIZE_is_EFBIG_and_does_not_kill) {
     EXPECT_TRUE(holds_in_child([this] {
-        const rlimit limit{.rlim_cur = 4096, .rlim_max = 4096};
-        return ::setrlimit(RLIMIT_FSIZE, &limit) == 0 &&
-               static_cast<bool>(refused(table_.add({.begin = 1, .end = 2, .fixup = 1}), EFBIG, "RLIMIT_FSIZE"));
+        const rlimit limit{.rlim_cur = 5 * k_page_size, .rlim_max = 5 * k_page_size};
+        if (::setrlimit(RLIMIT_FSIZE, &limit) != 0) return false;
+        std::uintptr_t at = 1;
+        while (table_.add({.begin = at, .end = at + 1, .fixup = at})) ++at;
+        return at > 2 * 170 && refused(table_.add({.begin = at, .end = at + 1, .fixup = 1}), EFBIG, "RLIMIT_FSIZE") &&
+               table_.find_fixup(at - 1) == at - 1 && table_.find_fixup(at) == 0;
     }));
 }
 

@@ -165,7 +165,7 @@ TEST_F(Sparse, a_system_call_that_fails_leaves_the_area_as_it_was) {
             EXPECT_TRUE(refused(mapped, ENOMEM, "vm.max_map_count"));
         }
         EXPECT_EQ(seen(), "p................") << places;
-        EXPECT_EQ(space_->areas().at(0).pages, 1U);
+        EXPECT_EQ(space_->areas().value().at(0).pages, 1U);
         EXPECT_EQ(space_->statistics().vmas, mappings);
     }
     EXPECT_EQ(places, 4U);
@@ -230,7 +230,7 @@ TEST_F(Sparse, what_cannot_even_be_undone_is_inaccessible_and_gone_before_its_ad
         const ScopedFaultInjector injected{failing};
         EXPECT_TRUE(refused(map(4, scattered), ENOMEM, "vm.max_map_count"));
         EXPECT_EQ(seen(), ".................") << skip;
-        EXPECT_EQ(space_->areas().at(0).pages, 0U);
+        EXPECT_EQ(space_->areas().value().at(0).pages, 0U);
     }
     ASSERT_TRUE(map(4, scattered));
     EXPECT_EQ(seen(), "....djbm.........");

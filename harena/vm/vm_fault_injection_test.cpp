@@ -96,7 +96,8 @@ public:
     /// With no call failing any more: all that is left can go, and then all is there to be had.
     void expect_whole() {
         if (!space_) return;
-        for (const VmAreaInfo& info : space_->areas()) {
+        const std::vector<VmAreaInfo> areas = space_->areas().value();
+        for (const VmAreaInfo& info : areas) {
             if (info.unpurged || info.kind == VmKind::ram) continue;
             EXPECT_TRUE(test::ok(space_->remove_vm_area(info.begin)));
         }
@@ -237,7 +238,7 @@ TEST_F(VmSparseMemory, is_made_with_the_area_and_mapping_and_unmapping_need_none
     }
     in_layer = false;
     EXPECT_EQ(allocations, 0U);
-    EXPECT_EQ(space_->areas().at(0).pages, 0U);
+    EXPECT_EQ(space_->areas().value().at(0).pages, 0U);
     give_pages(pages);
 }
 

@@ -120,7 +120,7 @@ TEST_F(VmBudget, refuses_what_would_be_more_and_changes_nothing) {
     EXPECT_TRUE(refused(tight->vmalloc(1), ENOMEM, "max_vmas"));
     EXPECT_TRUE(refused(tight->ioremap(pool_->fd(), 0, k_page_size), ENOMEM, "max_vmas"));
     EXPECT_FALSE(readable(at(18)));
-    EXPECT_EQ(tight->areas().at(0).pages, 18U);
+    EXPECT_EQ(tight->areas().value().at(0).pages, 18U);
     EXPECT_EQ(tight->statistics().vmas, 20U);
     ASSERT_TRUE(tight->unmap_pages(area, at(16), at(18)));  // room for one more area
     EXPECT_TRUE(tight->vfree(tight->vmalloc(1).value()));
@@ -200,7 +200,7 @@ int at_the_limit(PagePool& pool, VmSpace& space, std::vector<Page*> pages) {
     HARENA_HOLDS(refused(space.vm_map_ram(std::span{pages}.first(5)), ENOMEM, "vm.max_map_count"));
     HARENA_HOLDS(refused(space.ioremap(pool.fd(), 0, k_page_size), ENOMEM, "vm.max_map_count"));
     // All is as it was, and what is there can be unmapped.
-    HARENA_HOLDS(space.vmallocinfo().find(fmt::format("pages={} sparse", done)) != std::string::npos);
+    HARENA_HOLDS(space.vmallocinfo().value().find(fmt::format("pages={} sparse", done)) != std::string::npos);
     for (std::uint64_t i = 0; i < 64; ++i) HARENA_HOLDS(readable(plus(area->begin(), i)) == (i < done));
     HARENA_HOLDS(space.vfree(hidden));
     HARENA_HOLDS(!readable(hidden));

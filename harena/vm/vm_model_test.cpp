@@ -299,7 +299,7 @@ void live(std::uint64_t max_vmas, int operations) {
     EXPECT_EQ(left.vmas, 1U);
     EXPECT_EQ(left.free_bytes, k_bytes);
     EXPECT_EQ(left.largest_free_bytes, k_bytes);
-    EXPECT_EQ((*space)->vmallocinfo(), "");
+    EXPECT_EQ((*space)->vmallocinfo().value(), "");
     EXPECT_EQ((*pool)->statistics().allocated, PageCount{0});
     if (max_vmas < 1000) {
         EXPECT_GT(workers[0]->refusals, 0U);

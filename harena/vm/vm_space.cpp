@@ -380,19 +380,21 @@ std::optional<VmAreaInfo> VmSpace::info_of(std::uint32_t number) const {
     return AreaTable::info_of(*record, entry.origin.try_load().value_or(AreaOrigin{}), entry.pages.load());
 }
 
-std::vector<VmAreaInfo> VmSpace::areas() const {
+Result<std::vector<VmAreaInfo>> VmSpace::areas() const try {
+    HARENA_CHECK_OK(fork_guard_.check("the address space"));
     std::vector<VmAreaInfo> all;
-    if (fork_guard_.owner_dead()) return all;
     const std::lock_guard lock{mutex_};
     count_window_pages();
     for (std::uint32_t number = 1; number < records_->end(); ++number)
         if (auto info = info_of(number)) all.push_back(*std::move(info));
     std::ranges::sort(all, {}, &VmAreaInfo::begin);
     return all;
+} catch (const std::bad_alloc&) {
+    return fail(ENOMEM, "no memory for a list of the areas");
 }
 
-std::string VmSpace::vmallocinfo() const {
-    if (fork_guard_.owner_dead()) return {};
+Result<std::string> VmSpace::vmallocinfo() const try {
+    HARENA_CHECK_OK(fork_guard_.check("the address space"));
     std::vector<std::pair<VmAreaInfo, std::vector<std::uint64_t>>> all;
     {
         const std::lock_guard lock{mutex_};
@@ -414,6 +416,8 @@ std::string VmSpace::vmallocinfo() const {
     std::string text;
     for (const auto& [info, nodes] : all) text += to_line(info, nodes);
     return text;
+} catch (const std::bad_alloc&) {
+    return fail(ENOMEM, "no memory for the text of the areas");
 }
 
 VmStatistics VmSpace::statistics() const {

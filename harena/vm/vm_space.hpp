@@ -223,8 +223,10 @@ public:
     Result<void> purge();
 
     /// One line an area, by address: range, bytes with guard, who asked, pages, words for what it is.
-    [[nodiscard]] std::string vmallocinfo() const;
-    [[nodiscard]] std::vector<VmAreaInfo> areas() const;
+    /// Errors: ENOMEM, EOWNERDEAD.
+    [[nodiscard]] Result<std::string> vmallocinfo() const;
+    /// The same as values. Errors: ENOMEM, EOWNERDEAD.
+    [[nodiscard]] Result<std::vector<VmAreaInfo>> areas() const;
     [[nodiscard]] VmStatistics statistics() const;
     [[nodiscard]] std::byte* base() const noexcept { return base_; }
     [[nodiscard]] std::uint64_t bytes() const noexcept { return bytes_; }

@@ -227,7 +227,7 @@ TEST_F(VmTest, vmallocinfo_has_a_line_for_each_kind) {
     expected += line(3, site + " pages=2 phys=0x0000000000001000 ioremap");
     expected += line(17, site + " [table] pages=2 sparse N0=2");
     expected += line(2, site + " vmap exec");
-    EXPECT_EQ(space_->vmallocinfo(), expected);
+    EXPECT_EQ(space_->vmallocinfo().value(), expected);
     space_.reset();
     give_pages(pages);
     ::close(file);
@@ -244,8 +244,8 @@ TEST_F(VmTest, a_child_after_fork_has_a_reservation_and_no_space) {
             refused(space_->vm_unmap_ram(at, 1), EOWNERDEAD, "") &&
             refused(space_->map_pages(nullptr, at, at, {}), EOWNERDEAD, "") &&
             refused(space_->unmap_pages(nullptr, at, at), EOWNERDEAD, "") && !space_->find_vm_area(at) &&
-            space_->areas().empty() && space_->vmallocinfo().empty() && space_->statistics().areas == 0 &&
-            test::count_mappings("memfd:harena:") == 0 &&
+            refused(space_->areas(), EOWNERDEAD, "") && refused(space_->vmallocinfo(), EOWNERDEAD, "") &&
+            space_->statistics().areas == 0 && test::count_mappings("memfd:harena:") == 0 &&
             ::mmap(at, k_page_size, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) == MAP_FAILED;
         ::_exit(right ? 0 : 1);
     }

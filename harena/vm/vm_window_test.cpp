@@ -64,7 +64,7 @@ TEST_F(VmWindows, leave_nothing_behind_and_can_be_had_again_where_they_were) {
     EXPECT_FALSE(os::find_mapping(number(base) - 8 * k_kib, 64 * k_mib + 20 * k_kib));
     EXPECT_FALSE(space_->find_vm_area(base));
     EXPECT_EQ(space_->statistics().areas, 0U);
-    EXPECT_EQ(space_->vmallocinfo(), "");
+    EXPECT_EQ(space_->vmallocinfo().value(), "");
     VmWindowOptions there = k_options;
     there.address = number(base);
     EXPECT_EQ(take(there).base(), base);
@@ -86,7 +86,7 @@ TEST_F(VmWindows, are_found_by_every_address_in_them_and_their_guards) {
 
 TEST_F(VmWindows, are_areas_of_the_backed_form_with_a_name_and_who_asked) {
     const VmWindow window = take(k_options);
-    const auto areas = space_->areas();
+    const auto areas = space_->areas().value();
     ASSERT_EQ(areas.size(), 1U);
     EXPECT_EQ(areas[0].begin, window.base());
     EXPECT_EQ(areas[0].bytes, window.bytes());
@@ -96,7 +96,7 @@ TEST_F(VmWindows, are_areas_of_the_backed_form_with_a_name_and_who_asked) {
     EXPECT_EQ(areas[0].name, "window");
     EXPECT_NE(areas[0].where.find("vm_window_test.cpp:"), std::string::npos) << areas[0].where;
     EXPECT_EQ(space_->statistics().areas, 1U);
-    const std::string line = space_->vmallocinfo();
+    const std::string line = space_->vmallocinfo().value();
     EXPECT_TRUE(line.starts_with(fmt::format("{:#018x}-{:#018x} {} ", number(window.span_begin()),
                                              number(window.span_begin()) + window.span_bytes(), window.span_bytes())))
         << line;
@@ -112,13 +112,13 @@ TEST_F(VmWindows, say_how_many_pages_their_owner_counts) {
     Counter counter;
     VmWindow window = take(k_options);
     window.count_pages_with(&counter);
-    EXPECT_EQ(space_->areas().at(0).pages, 0U);
+    EXPECT_EQ(space_->areas().value().at(0).pages, 0U);
     counter.pages = 12;
-    EXPECT_EQ(space_->areas().at(0).pages, 12U);
-    EXPECT_NE(space_->vmallocinfo().find(" pages=12 "), std::string::npos);
+    EXPECT_EQ(space_->areas().value().at(0).pages, 12U);
+    EXPECT_NE(space_->vmallocinfo().value().find(" pages=12 "), std::string::npos);
     window.count_pages_with(nullptr);
     counter.pages = 13;
-    EXPECT_EQ(space_->areas().at(0).pages, 12U);
+    EXPECT_EQ(space_->areas().value().at(0).pages, 12U);
 }
 
 TEST_F(VmWindows, move) {
@@ -126,11 +126,11 @@ TEST_F(VmWindows, move) {
     std::byte* const base = window.base();
     VmWindow moved = std::move(window);
     EXPECT_EQ(moved.base(), base);
-    EXPECT_EQ(space_->areas().size(), 1U);
+    EXPECT_EQ(space_->areas().value().size(), 1U);
     moved = take({.bytes = k_page_size, .name = "other"});
     EXPECT_FALSE(os::find_mapping(number(base), 64 * k_mib));
-    ASSERT_EQ(space_->areas().size(), 1U);
-    EXPECT_EQ(space_->areas()[0].name, "other");
+    ASSERT_EQ(space_->areas().value().size(), 1U);
+    EXPECT_EQ(space_->areas().value()[0].name, "other");
 }
 
 TEST_F(VmWindows, that_cannot_be_are_refused_and_leave_nothing_behind) {
@@ -253,11 +253,11 @@ TEST(ProcessSpace, of_a_child_is_its_own_and_empty) {
     ASSERT_TRUE(window);
     EXPECT_EQ(status_of_child([&] {
                   VmSpace* const own = VmSpace::process().value();
-                  return own != parents && own->areas().empty() && own->take_window({.bytes = k_page_size}) &&
+                  return own != parents && own->areas().value().empty() && own->take_window({.bytes = k_page_size}) &&
                          own == VmSpace::process().value() && !own->find_vm_area(window->base());
               }),
               0);
-    EXPECT_EQ(parents->areas().size(), 1U);
+    EXPECT_EQ(parents->areas().value().size(), 1U);
 }
 
 }  // namespace
