@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -18,6 +19,8 @@ struct iovec;   // <sys/uio.h>
 struct msghdr;  // <sys/socket.h>
 
 namespace harena {
+
+class ArenaHeap;
 
 /// Whether pages of an arena share page-table entries of 2 MiB.
 enum class HugePages : std::uint8_t {
@@ -128,7 +131,7 @@ public:
     Arena(const Arena&) = delete;
     Arena& operator=(const Arena&) = delete;
     /// Gives the memory and the address space back. No thread may touch the arena any more.
-    virtual ~Arena() = default;
+    virtual ~Arena();
 
     [[nodiscard]] const std::string& name() const noexcept { return options_.name; }
     /// The first byte; its value as a number is `user_vm_start()`.
@@ -199,11 +202,22 @@ public:
     [[nodiscard]] Result<std::size_t> recvmsg(int fd, msghdr& message, int flags = 0);
     [[nodiscard]] Result<std::size_t> sendmsg(int fd, const msghdr& message, int flags = 0);
 
+    /// The arena's own heap of objects, which is made when it is first asked for and goes with this object, its objects
+    /// with it. Errors: ENOMEM, EOWNERDEAD.
+    [[nodiscard]] Result<ArenaHeap*> heap();
+    /// Objects of that heap: `ArenaHeap::make` and `destroy`. For these, include arena_heap.hpp.
+    template <typename T, typename... Args>
+    [[nodiscard]] Result<T*> make(Args&&... args);
+    template <typename T>
+    Result<void> destroy(T* object);
+
     /// EOWNERDEAD in a child after fork.
     [[nodiscard]] virtual Result<ArenaStatistics> statistics() = 0;
 
 protected:
     explicit Arena(const ArenaOptions& options) : options_{options} {}
+    /// Whoever derives calls this first of all in its destructor: the heap's pages go back to an arena that works.
+    void end_heap() noexcept;
 
     /// Where it was mapped: once, before anybody else sees the object.
     void set_data(std::byte* data) noexcept { data_ = data; }
@@ -222,6 +236,7 @@ private:
 
     ArenaOptions options_;
     std::byte* data_ = nullptr;
+    std::atomic<ArenaHeap*> heap_{nullptr};
 };
 
 }  // namespace harena

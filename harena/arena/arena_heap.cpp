@@ -5,6 +5,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "harena/base/assert.hpp"
 #include "harena/base/page_math.hpp"
 
 namespace harena {
@@ -20,6 +21,21 @@ constexpr int k_attempts = 16;
 constexpr std::uint64_t k_low_32_bits = 0xffff'ffff;
 
 }  // namespace
+
+Arena::~Arena() { precondition(heap_.load() == nullptr, "the destructor of what derives from Arena calls end_heap"); }
+
+Result<ArenaHeap*> Arena::heap() {
+    ArenaHeap* now = heap_.load(std::memory_order_acquire);
+    if (now == nullptr) {
+        // Not an owner: the arena has the heap.
+        HARENA_TRY(std::unique_ptr<ArenaHeap> made, ArenaHeap::create({std::shared_ptr<Arena>{}, this}));
+        // Else another thread was first.
+        if (heap_.compare_exchange_strong(now, made.get(), std::memory_order_acq_rel)) now = made.release();
+    }
+    return now;
+}
+
+void Arena::end_heap() noexcept { delete heap_.exchange(nullptr); }
 
 Result<std::unique_ptr<ArenaHeap>> ArenaHeap::create(std::shared_ptr<Arena> arena) try {
     if (!arena) return fail(EINVAL, "a heap needs an arena");

@@ -144,4 +144,16 @@ private:
     std::uint64_t refused_frees_ = 0;
 };
 
+template <typename T, typename... Args>
+Result<T*> Arena::make(Args&&... args) {
+    HARENA_TRY(ArenaHeap* const own, heap());
+    return own->make<T>(std::forward<Args>(args)...);
+}
+
+template <typename T>
+Result<void> Arena::destroy(T* object) {
+    HARENA_TRY(ArenaHeap* const own, heap());
+    return own->destroy(object);
+}
+
 }  // namespace harena

@@ -250,6 +250,19 @@ TEST(ArenaHeap, objects_are_made_and_destroyed_by_type) {
     EXPECT_EQ(statistics(*heap).objects, 0U);
 }
 
+TEST(ArenaHeap, an_arena_has_one_of_its_own) {
+    auto arena = make_arena(100);
+    Point* const point = arena->make<Point>(3, 4).value();
+    EXPECT_TRUE(arena->contains(point, sizeof *point));
+    EXPECT_EQ(point->y, 4);
+    EXPECT_EQ(arena->heap().value(), arena->heap().value());
+    EXPECT_EQ(statistics(*arena->heap().value()).objects, 1U);
+    EXPECT_TRUE(arena->destroy(point));
+    EXPECT_TRUE(refused(arena->destroy(point), EINVAL, "freed before"));
+    ASSERT_TRUE(arena->make<Point>(5, 6));
+    arena.reset();  // with an object in it
+}
+
 struct Node {
     ArenaPtr<Node> next;
     std::uint32_t value = 0;

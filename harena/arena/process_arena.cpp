@@ -50,8 +50,8 @@ Result<std::shared_ptr<ProcessArena>> ProcessArena::create(const ArenaOptions& o
     ArenaOptions wanted = options;
     HARENA_CHECK_OK(tune(wanted));
     if (wanted.tuning.huge_pages == HugePages::all)
-        if (auto arena = make(wanted, true)) return arena;  // else the machine has too few huge pages
-    return make(wanted, false);
+        if (auto arena = begin(wanted, true)) return arena;  // else the machine has too few huge pages
+    return begin(wanted, false);
 } catch (const std::bad_alloc&) {
     return fail(ENOMEM, "no memory to keep account of an arena of {} pages", options.pages.value());
 }
@@ -74,7 +74,7 @@ Result<void> ProcessArena::tune(ArenaOptions& options) {
     return {};
 }
 
-Result<std::shared_ptr<ProcessArena>> ProcessArena::make(ArenaOptions options, bool hugetlb) {
+Result<std::shared_ptr<ProcessArena>> ProcessArena::begin(ArenaOptions options, bool hugetlb) {
     const auto no_fork = fault_handler::block_forks();  // first: a child must not inherit a lock of what follows, held
     HARENA_CHECK_OK(nofault::register_text());
     HARENA_CHECK_OK(fault_handler::install());
@@ -138,6 +138,7 @@ Result<void> ProcessArena::start(std::unique_ptr<ArenaFile> file, bool fresh) {
 
 ProcessArena::~ProcessArena() {
     if (!region_) return;  // `start` failed, and its caller holds the lock
+    end_heap();
     if (!published_.empty() && !fork_guard_.owner_dead()) (void)os::unlink(published_);
     // A child of a fork between here and the end would keep the descriptors: nobody closes them for it any more.
     const auto no_fork = fault_handler::block_forks();

@@ -100,7 +100,7 @@ public:
 private:
     ProcessArena(const ArenaOptions& options, Window window);
 
-    [[nodiscard]] static Result<std::shared_ptr<ProcessArena>> make(ArenaOptions options, bool hugetlb);
+    [[nodiscard]] static Result<std::shared_ptr<ProcessArena>> begin(ArenaOptions options, bool hugetlb);
     [[nodiscard]] static Result<std::shared_ptr<ProcessArena>> take_part(std::unique_ptr<ArenaFile> file,
                                                                          const AttachOptions& options);
     /// Checks `options.tuning`, and makes it what `exact_presence` says. EINVAL.

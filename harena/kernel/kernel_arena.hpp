@@ -27,6 +27,9 @@ class KernelArena final : public Arena {
 public:
     /// Errors: those of `ArenaMapping::create` and `ArenaCalls::create`.
     [[nodiscard]] static Result<std::shared_ptr<KernelArena>> create(const bpf::MapDefinition& definition);
+    KernelArena(const KernelArena&) = delete;
+    KernelArena& operator=(const KernelArena&) = delete;
+    ~KernelArena() override { end_heap(); }
 
     [[nodiscard]] int fd() const noexcept { return mapping_.fd(); }
 
