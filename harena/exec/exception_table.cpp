@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -119,18 +120,17 @@ std::uint64_t ExceptionTable::offset_of(const void* at) const noexcept {
 
 // With the mutex held. What is seen stays what it is.
 os::SysResult<void> ExceptionTable::move_to_own_file() const noexcept {
+    const std::uint64_t bytes = writer_.file_bytes;
+    if (const auto limit = os::getrlimit(RLIMIT_FSIZE); limit && *limit < bytes) return os::sys_fail(EFBIG);
     auto made = os::memfd_create("harena:extable");
     if (!made) return std::unexpected{made.error()};
     const int file = made->get();
-    if (const auto sealed = os::add_seals(file, F_SEAL_SHRINK | F_SEAL_SEAL); !sealed) return sealed;
+    if (const auto sized = os::ftruncate(file, bytes); !sized) return sized;
+    if (const auto sealed = os::add_seals(file, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL); !sealed) return sealed;
     std::uint64_t version = 0;
-    std::uint64_t bytes = 0;
     do {  // again, where a child sees its parent's ranges and that one changes them
         version = pages_.version.load();
         const std::uint64_t ranges = count(version);
-        const std::uint64_t array_pages = (ranges + k_page_entries) / k_page_entries;  // at least one
-        bytes = std::max(bytes, file_bytes_for(array_pages));
-        if (const auto sized = os::ftruncate(file, bytes); !sized) return sized;
         RecordWriter records{file, offset_of(&entry(version, 0))};
         for (std::uint64_t i = 0; i < ranges; ++i)
             if (const auto done = records.put(record_of(entry(version, i))); !done) return done;
@@ -140,31 +140,37 @@ os::SysResult<void> ExceptionTable::move_to_own_file() const noexcept {
         if (const auto done = write_all(file, &version, sizeof version, offset_of(&pages_.version)); !done) return done;
     } while (pages_.version.load() != version);
     // Elsewhere first, and unlocked: under mlockall(MCL_FUTURE) all of it would be filled.
-    const auto mapped = os::mmap(nullptr, sizeof(Pages), PROT_NONE, MAP_SHARED, file, 0);
+    const auto mapped = os::mmap(nullptr, bytes, PROT_NONE, MAP_SHARED, file, 0);
     if (!mapped) return std::unexpected{mapped.error()};
-    (void)os::munlock(*mapped, sizeof(Pages));
-    auto moved = os::mprotect(*mapped, sizeof(Pages), PROT_READ);
-    if (moved) moved = os::mremap_over(*mapped, sizeof(Pages), &pages_);
+    (void)os::munlock(*mapped, bytes);
+    auto moved = os::mprotect(*mapped, bytes, PROT_READ);
+    if (moved) moved = os::mremap_over(*mapped, bytes, &pages_);
     if (!moved) {
-        (void)os::munmap(*mapped, sizeof(Pages));
+        (void)os::munmap(*mapped, bytes);
         return moved;
     }
     writer_.file = std::move(*made);
-    writer_.file_bytes = bytes;
     return {};
 }
 
 // With the mutex held.
 Result<void> ExceptionTable::make_room(std::uint64_t ranges) const {
-    const std::uint64_t bytes = file_bytes_for((ranges + k_page_entries - 1) / k_page_entries);
-    HARENA_CHECK_OK(check_file_size(bytes, "the file of the exception table"));
+    constexpr std::string_view k_what = "the file of the exception table";
+    const std::uint64_t needed = file_bytes_for((ranges + k_page_entries - 1) / k_page_entries);
+    HARENA_CHECK_OK(check_file_size(needed, k_what));
+    if (writer_.file_bytes == 0) {
+        // As large as it may be, once and for all: behind a file's end there would be pages that trap whoever looks at
+        // all of the program's data.
+        const auto limit = os::getrlimit(RLIMIT_FSIZE);
+        const std::uint64_t most = std::min<std::uint64_t>(sizeof(Pages), limit ? *limit : sizeof(Pages));
+        writer_.file_bytes = file_bytes_for((most / k_page_size - 1) / 2);
+    }
+    if (needed > writer_.file_bytes)
+        return fail(EFBIG, "the exception table was made when RLIMIT_FSIZE was lower: it has room for {} ranges",
+                    ranges - 1);
     if (writer_.file.get() < 0)
         if (const auto moved = move_to_own_file(); !moved)
-            return os::fail_with(moved.error(), "cannot make the file of the exception table");
-    if (bytes <= writer_.file_bytes) return {};
-    if (const auto grown = os::ftruncate(writer_.file.get(), bytes); !grown)
-        return os::fail_with(grown.error(), "cannot enlarge the file of the exception table");
-    writer_.file_bytes = bytes;
+            return os::fail_with(moved.error(), fmt::format("cannot make {}", k_what));
     return {};
 }
 
@@ -173,6 +179,8 @@ os::SysResult<void> ExceptionTable::publish(const ExceptionRange* added, Handle 
     const std::uint64_t version = pages_.version.load();
     const std::uint64_t next = version + 1;
     const std::uint64_t ranges = count(version);
+    const std::uint64_t end = file_bytes_for((ranges + k_page_entries) / k_page_entries);
+    if (const auto limit = os::getrlimit(RLIMIT_FSIZE); limit && *limit < end) return os::sys_fail(EFBIG);
     const int file = writer_.file.get();
     RecordWriter records{file, offset_of(&entry(next, 0))};
     bool to_add = added != nullptr;

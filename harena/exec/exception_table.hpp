@@ -49,9 +49,9 @@ private:
     };
 
 public:
-    /// Where a table is to be seen: pages of zeros until the first range is added, then read-only ones, of which so
-    /// many are behind the file's end as have never been needed. Invariant: array `version % 2` is valid, sorted, and
-    /// does not change while the version is what it is.
+    /// Where a table is to be seen: pages of zeros until the first range is added, then read-only ones, as far as the
+    /// file goes.
+    /// Invariant: array `version % 2` is valid, sorted, and does not change while the version is what it is.
     struct alignas(k_page_size) Pages {
         std::atomic<std::uint64_t> version;
         std::array<std::atomic<std::uint64_t>, 2> counts;
@@ -62,7 +62,7 @@ public:
     struct Writer {
         std::mutex mutex;
         os::FileDescriptor file;
-        std::uint64_t file_bytes = 0;
+        std::uint64_t file_bytes = 0;  // fixed with the first range: what is mapped, in children too
     };
 
     /// Both must outlive this object, and every signal handler that searches.

@@ -2,6 +2,7 @@
 //
 // Where a sandbox refuses userfaultfd, for real: the tool says so, and programs run all the same.
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -37,14 +38,11 @@ TEST_F(Sandbox, the_doctor_says_what_is_refused_and_what_is_used_instead) {
 }
 
 TEST_F(Sandbox, a_programs_faults_are_what_they_are_otherwise) {
-    const std::vector<std::string> command{HARENA_E2E_TOOL, "run", object("faults"), "--program", "one_of_each"};
-    const Outcome outside = run(command);
-    const Outcome inside = sandboxed(command);
-    EXPECT_EQ(inside.status, 0) << inside.err;
-    const auto without_time = [](const std::string& text) { return text.substr(0, text.find("time ")); };
-    EXPECT_NE(inside.out.find("returned  11\n"), std::string::npos) << inside.out;
-    EXPECT_NE(inside.out.find("faults    2"), std::string::npos) << inside.out;
-    EXPECT_EQ(without_time(inside.out), without_time(outside.out));
+    const Outcome outcome =
+        sandboxed({HARENA_E2E_TOOL, "run", object("faults"), "--program", "one_of_each", "--arena-address", "0"});
+    EXPECT_EQ(outcome.status, 0) << outcome.err;
+    for (const std::string_view line : {"returned  11\n", "faults    2\n", "faults.bpf.c:"})
+        EXPECT_NE(outcome.out.find(line), std::string::npos) << outcome.out;
 }
 
 TEST_F(Sandbox, the_words_of_a_text_are_counted) {
