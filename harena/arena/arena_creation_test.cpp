@@ -113,6 +113,7 @@ TEST(ArenaCreation, an_address_that_no_window_can_have_is_ENOMEM_and_never_anoth
 }
 
 TEST(ArenaCreation, gives_memory_address_space_and_descriptors_back) {
+    ASSERT_NE(make_arena(1), nullptr) << "what is made once in a process";
     ASSERT_TRUE(VmSpace::process());  // stays
     const std::size_t descriptors = test::open_descriptors();
     for (int turn = 0; turn < 3; ++turn) {

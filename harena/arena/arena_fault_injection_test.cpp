@@ -97,6 +97,7 @@ TEST_P(CreationFails, with_a_message_and_leaves_nothing_behind) {
 }
 
 TEST(ArenaFaultInjection, a_window_that_cannot_be_had_for_locked_memory_says_so) {
+    ASSERT_TRUE(ProcessArena::create(options_at(0))) << "what is made once in a process";
     FailCall injector{Call::mmap, EAGAIN};
     const ScopedFaultInjector scope{injector};
     const auto arena = ProcessArena::create(options_at(0));

@@ -170,7 +170,7 @@ Result<void> ExceptionTable::make_room(std::uint64_t ranges) const {
                     ranges - 1);
     if (writer_.file.get() < 0)
         if (const auto moved = move_to_own_file(); !moved)
-            return os::fail_with(moved.error(), fmt::format("cannot make {}", k_what));
+            return map_error(moved.error(), fmt::format("cannot make {}", k_what));
     return {};
 }
 
