@@ -56,34 +56,48 @@ std::optional<VmPage> RangeTree::take(std::uint64_t pages, std::uint64_t alignme
     }
 }
 
+void RangeTree::take_at(VmPage first, std::uint64_t pages) {
+    reserve(taken_ + 2);
+    const Node range = nodes_[find(first.value())];
+    free_pages_ -= pages;
+    ++taken_;
+    remove(range.begin);
+    const std::uint64_t after = first.value() + pages;
+    if (first.value() > range.begin) insert(range.begin, first.value() - range.begin);
+    if (after < range.begin + range.pages) insert(after, range.begin + range.pages - after);
+}
+
 void RangeTree::give(VmPage first, std::uint64_t pages) {
     free_pages_ += pages;
     std::uint64_t begin = first.value();
     std::uint64_t end = begin + pages;
-    if (const auto before = ending_at(begin)) begin -= remove(*before);
-    if (has(end)) end += remove(end);
+    if (const std::uint64_t before = free_before(first); before != 0) begin -= remove(begin - before);
+    if (free_from(VmPage{end}) != 0) end += remove(end);
     insert(begin, end - begin);
     if (taken_ > 0) --taken_;
 }
 
-std::optional<std::uint64_t> RangeTree::ending_at(std::uint64_t end) const noexcept {
+RangeTree::Index RangeTree::find(std::uint64_t page) const noexcept {
+    Index last = k_none;
     for (Index node = root_; node != k_none;) {
-        const Node& range = nodes_[node];
-        if (range.begin < end) {
-            if (range.begin + range.pages == end) return range.begin;
-            node = range.right;
+        if (nodes_[node].begin > page) {
+            node = nodes_[node].left;
         } else {
-            node = range.left;
+            last = node;
+            node = nodes_[node].right;
         }
     }
-    return std::nullopt;
+    return last;
 }
 
-bool RangeTree::has(std::uint64_t begin) const noexcept {
-    Index node = root_;
-    while (node != k_none && nodes_[node].begin != begin)
-        node = begin < nodes_[node].begin ? nodes_[node].left : nodes_[node].right;
-    return node != k_none;
+std::uint64_t RangeTree::free_before(VmPage end) const noexcept {
+    const Index node = end.value() == 0 ? k_none : find(end.value() - 1);
+    return node != k_none && nodes_[node].begin + nodes_[node].pages == end.value() ? nodes_[node].pages : 0;
+}
+
+std::uint64_t RangeTree::free_from(VmPage begin) const noexcept {
+    const Index node = find(begin.value());
+    return node != k_none && nodes_[node].begin == begin.value() ? nodes_[node].pages : 0;
 }
 
 void RangeTree::update(Index node) noexcept {

@@ -147,6 +147,18 @@ SysResult<void> barrier_on_all_threads() noexcept {
                   [] { return static_cast<int>(::syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0)); });
 }
 
+SysResult<void> register_core_sync() noexcept {
+    return invoke(Call::membarrier, [] {
+        return static_cast<int>(::syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED_SYNC_CORE, 0, 0));
+    });
+}
+
+SysResult<void> sync_all_cores() noexcept {
+    return invoke(Call::membarrier, [] {
+        return static_cast<int>(::syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED_SYNC_CORE, 0, 0));
+    });
+}
+
 SysResult<void> prefer_node(void* address, std::size_t length, int node) noexcept {
     constexpr int k_preferred = 1;  // MPOL_PREFERRED; source: Linux, include/uapi/linux/mempolicy.h
     const std::uint64_t nodes = std::uint64_t{1} << node;

@@ -67,6 +67,11 @@ SysResult<void> register_barrier() noexcept;
 /// When it returns, every running thread of the process has passed a full memory barrier since it was called.
 SysResult<void> barrier_on_all_threads() noexcept;
 
+/// Lets this process use `sync_all_cores`. Errors: EINVAL (before Linux 4.16), ENOSYS, EPERM (a sandbox).
+SysResult<void> register_core_sync() noexcept;
+/// When it returns, every running thread of the process has executed a serialising instruction since it was called.
+SysResult<void> sync_all_cores() noexcept;
+
 /// Wants new pages of the range on NUMA node `node` (below 64); others serve if that has none.
 SysResult<void> prefer_node(void* address, std::size_t length, int node) noexcept;
 
