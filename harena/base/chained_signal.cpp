@@ -62,7 +62,8 @@ void ChainedSignal::pass_on(siginfo_t* info, void* context) noexcept {
         if (info->si_code > 0) default_action(info);
         return;
     }
-    if ((static_cast<unsigned>(action.sa_flags) & SA_RESETHAND) != 0 && reset_.exchange(true, std::memory_order_relaxed))
+    if ((static_cast<unsigned>(action.sa_flags) & SA_RESETHAND) != 0 &&
+        reset_.exchange(true, std::memory_order_relaxed))
         return default_action(info);  // it had its one signal
 
     sigset_t mask = action.sa_mask;

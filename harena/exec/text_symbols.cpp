@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "harena/exec/text_symbols.hpp"
+
+#include <new>
+#include <utility>
+
+namespace harena {
+
+Result<TextSymbols> TextSymbols::create(const TextSymbolOptions& options) {
+    TextSymbols symbols;
+    if (options.perf_map) {
+        HARENA_TRY(PerfMap map, PerfMap::open());
+        symbols.perf_map_.emplace(std::move(map));
+    }
+    symbols.gdb_ = options.gdb;
+    return symbols;
+}
+
+void TextSymbols::add(std::uint64_t address, std::uint64_t bytes, std::string_view name) noexcept {
+    if (name.empty()) return;
+    try {
+        if (perf_map_ && !perf_map_->add(address, bytes, name)) ++failures_;
+        if (gdb_) gdb_symbols_.insert_or_assign(address, GdbSymbol{address, bytes, name});
+    } catch (const std::bad_alloc&) {
+        ++failures_;
+    }
+}
+
+void TextSymbols::abandon() noexcept {
+    for (auto& [address, symbol] : gdb_symbols_) symbol.abandon();
+}
+
+void TextSymbols::remove(std::uint64_t address) noexcept {
+    if (!gdb_symbols_.empty()) gdb_symbols_.erase(address);
+}
+
+}  // namespace harena
