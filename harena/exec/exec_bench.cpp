@@ -26,6 +26,8 @@ using bench::seconds;
 constexpr std::size_t k_live = 100'000;
 constexpr std::size_t k_batch = 32;
 constexpr std::uint64_t k_max_small = 1064;
+// So that blocks that become empty on the way down are there on the way up.
+constexpr std::uint64_t k_keep = 64 * k_mib;
 
 const std::array<std::byte, k_max_small>& code() {
     static const auto bytes = [] {
@@ -51,7 +53,8 @@ private:
 
 class Ours {
 public:
-    explicit Ours(bool writes) : writes_{writes} {}
+    explicit Ours(bool writes, std::uint64_t keep_free = TextSpaceOptions{}.keep_free)
+        : space_{must(TextSpace::create({.max_bytes = 2 * k_gib, .keep_free = keep_free}))}, writes_{writes} {}
     void* make(std::uint64_t bytes) {
         void* const piece = must(space_->text_alloc(bytes));
         if (writes_) must(space_->text_poke(piece, std::span{code()}.first(bytes)));
@@ -77,7 +80,7 @@ public:
     [[nodiscard]] TextSpace& space() { return *space_; }
 
 private:
-    std::unique_ptr<TextSpace> space_ = must(TextSpace::create({.max_bytes = 2 * k_gib}));
+    std::unique_ptr<TextSpace> space_;
     bool writes_;
 };
 
@@ -211,7 +214,7 @@ double batches_up_and_down(Side& side) {
 
 void allocation(bench::Report& report) {
     {
-        Ours ours{false};
+        Ours ours{false, k_keep};
         Asmjit peer{Peer::unwritten};
         report.add("exec.alloc_free",
                    bench::alternate(
@@ -224,7 +227,7 @@ void allocation(bench::Report& report) {
                        5, [&] { return steady_ours(20'000); }, [&] { return steady_peer(20'000); }),
                    "asmjit", "ns", "a pair at random of 100,000 that stay");
     }
-    Ours ours{true};
+    Ours ours{true, k_keep};
     Asmjit dual{Peer::dual_mapped};
     const bench::Pair against_dual =
         bench::alternate(5, [&] { return up_and_down(ours); }, [&] { return up_and_down(dual); });
@@ -251,7 +254,7 @@ void allocation(bench::Report& report) {
 }
 
 void batches(bench::Report& report) {
-    Ours ours{true};
+    Ours ours{true, k_keep};
     Asmjit dual{Peer::dual_mapped};
     Asmjit filled{Peer::dual_filled};
     const double filled_ns = (batches_up_and_down(filled), batches_up_and_down(filled));
@@ -273,9 +276,9 @@ void batches(bench::Report& report) {
 class RealisticSizes {
 public:
     [[nodiscard]] std::uint64_t next() noexcept {
-        const std::uint32_t kind = random_() % 1000;
-        if (kind < 850) return 16 + random_() % 497;
-        if (kind < 998) return 10 * k_kib + random_() % (90 * k_kib);
+        const std::uint64_t kind = random_() % 10'000;
+        if (kind < 8'800) return 16 + random_() % 497;
+        if (kind < 9'999) return 10 * k_kib + random_() % (90 * k_kib);
         return k_mib + random_() % (3 * k_mib);
     }
     [[nodiscard]] std::uint32_t number() noexcept { return static_cast<std::uint32_t>(random_()); }
@@ -285,7 +288,7 @@ private:
 };
 
 void overhead(bench::Report& report) {
-    constexpr std::size_t k_pieces = 20'000;
+    constexpr std::size_t k_pieces = 40'000;
     constexpr int k_operations = 1'000'000;
     // Both are asked for the same, piece by piece; used is what was asked for.
     Ours ours{false};
@@ -312,8 +315,8 @@ void overhead(bench::Report& report) {
     };
     while (pieces.size() < k_pieces) add();
     for (int i = 0; i < k_operations; ++i) {
-        // Between 19,000 and 21,000 pieces.
-        const bool more = pieces.size() < 19'000 || (pieces.size() < 21'000 && sizes.number() % 2 == 0);
+        // Between 39,000 and 41,000 pieces.
+        const bool more = pieces.size() < 39'000 || (pieces.size() < 41'000 && sizes.number() % 2 == 0);
         more ? add() : remove();
     }
     const double asked = static_cast<double>(used);
@@ -404,8 +407,8 @@ public:
     double operator()(std::uint64_t patches) {
         return 1e9 / static_cast<double>(patches) * seconds([&] {
                    for (std::uint64_t i = 0; i < patches; ++i) {
-                       ++last_;
-                       must(space_->text_patch(piece_, std::span{instruction(number_of(last_))}.first(5), mode_));
+                       const auto next = instruction(number_of(++last_));
+                       must(space_->text_patch(piece_, std::span{next}.first(5), mode_));
                    }
                });
     }

@@ -33,7 +33,9 @@ void TextAllocator::count_free(std::uint64_t first, std::uint64_t granules, bool
 }
 
 std::optional<std::uint64_t> TextAllocator::take(std::uint64_t granules, std::uint64_t alignment) {
-    const auto first = free_.take(granules, alignment);
+    // Low addresses first, so that high ones become free; of a few holes the one that leaves the least over.
+    constexpr unsigned k_candidates = 8;
+    const auto first = free_.take(granules, alignment, k_candidates);
     if (!first) return std::nullopt;
     count_free(first->value(), granules, false);
     return first->value();

@@ -73,6 +73,7 @@ public:
     void release_chunk() noexcept;
 
     [[nodiscard]] Counts counts() const noexcept;
+    [[nodiscard]] std::uint64_t empty_blocks() const noexcept { return counts_.empty_blocks; }
     /// The largest piece that can be had without another block, in bytes; looks at all chunks.
     [[nodiscard]] std::uint64_t largest_free() noexcept;
 

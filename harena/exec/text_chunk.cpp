@@ -42,11 +42,11 @@ std::uint32_t TextChunk::next(std::uint32_t from, bool used) const noexcept {
 }
 
 std::uint32_t TextChunk::hole_begin(std::uint32_t from) const noexcept {
-    if (from == 0) return 0;
-    std::uint32_t word = (from - 1) / 64;
-    std::uint64_t bits = used_[word] & (~std::uint64_t{0} >> (63 - (from - 1) % 64));
+    const std::uint32_t lowest = from < k_near ? 0 : (from - k_near) / 64;
+    std::uint32_t word = from / 64;
+    std::uint64_t bits = used_[word] & ~(~std::uint64_t{0} << (from % 64));
     while (bits == 0) {
-        if (word == 0) return 0;
+        if (word == lowest) return word * 64;
         bits = used_[--word];
     }
     return word * 64 + 64 - static_cast<std::uint32_t>(std::countl_zero(bits));
@@ -90,7 +90,9 @@ void TextChunk::remove(std::uint32_t begin) noexcept {
     pieces_[begin] = 0;
     assign(begin, count, false);
     free_ += count;
-    largest_ = std::max(largest_, next(begin + count, true) - hole_begin(begin));
+    // The hole that it is now, if that is soon found out; no hole has more than all of them.
+    const std::uint32_t first = hole_begin(begin);
+    largest_ = std::max(largest_, begin - first < k_near ? next(begin + count, true) - first : free_);
 }
 
 std::optional<TextChunk::Piece> TextChunk::at(std::uint32_t begin) const noexcept {

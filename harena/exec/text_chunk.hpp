@@ -65,12 +65,14 @@ public:
 
 private:
     static constexpr std::uint32_t k_words = k_granules / 64;
+    static constexpr std::uint32_t k_near = 192;
     static constexpr std::uint16_t k_size_mask = 0x0fff;
     static_assert(k_max_piece_bytes <= k_size_mask);
 
     /// The first granule at or after `from` that is used, or not; `k_granules` if there is none.
     [[nodiscard]] std::uint32_t next(std::uint32_t from, bool used) const noexcept;
-    /// One after the last used granule below `from`.
+    /// One after the last used granule below `from`; if there is none among the last `k_near`, a free granule that is
+    /// at least as many below it, or 0.
     [[nodiscard]] std::uint32_t hole_begin(std::uint32_t from) const noexcept;
     void assign(std::uint32_t begin, std::uint32_t count, bool used) noexcept;
 

@@ -251,7 +251,7 @@ Result<void> TextSpace::text_free_batch(std::span<const void* const> pieces) try
 Result<std::uint64_t> TextSpace::give_back(std::uint64_t keep, std::uint64_t at_most) {
     std::uint64_t given = 0;
     std::uint64_t below = bytes_ / k_text_block;
-    while (given < at_most && allocator_.counts().empty_blocks * k_text_block > keep) {
+    while (given < at_most && allocator_.empty_blocks() * k_text_block > keep) {
         const auto block = allocator_.empty_block(below);
         if (!block) break;
         below = *block;
@@ -273,13 +273,13 @@ Result<std::uint64_t> TextSpace::give_back(std::uint64_t keep, std::uint64_t at_
 
 void TextSpace::give_back_surplus() noexcept {
     // What cannot be given back now is kept.
-    if (allocator_.counts().empty_blocks * k_text_block > keep_free_) (void)give_back(keep_free_, ~std::uint64_t{0});
+    if (allocator_.empty_blocks() * k_text_block > keep_free_) (void)give_back(keep_free_, ~std::uint64_t{0});
 }
 
 PageCount TextSpace::count() const {
     if (fork_guard_.owner_dead()) return PageCount{0};
     const std::lock_guard lock{mutex_};
-    return PageCount{allocator_.counts().empty_blocks * (k_text_block / k_page_size)};
+    return PageCount{allocator_.empty_blocks() * (k_text_block / k_page_size)};
 }
 
 Result<PageCount> TextSpace::shrink(PageCount wanted) {

@@ -40,7 +40,7 @@ struct TextSpaceOptions {
     /// Blocks become 2 MiB pages where the machine can.
     bool huge_pages = true;
     /// How many bytes of blocks without any text are kept, to be used again without being made.
-    std::uint64_t keep_free = 64 * k_mib;
+    std::uint64_t keep_free = 8 * k_mib;
     TextSymbolOptions symbols = {};
     /// Text must outlive the call only.
     std::string_view name = "text";

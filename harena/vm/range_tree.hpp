@@ -22,9 +22,10 @@ public:
     /// All of [0, pages) is free.
     explicit RangeTree(std::uint64_t pages);
 
-    /// Takes the lowest `pages` (not 0) adjoining pages, the first a multiple of `alignment`, a power of two. Throws
-    /// std::bad_alloc, and then nothing has changed.
-    [[nodiscard]] std::optional<VmPage> take(std::uint64_t pages, std::uint64_t alignment = 1);
+    /// Takes the lowest `pages` (not 0) adjoining pages, the first a multiple of `alignment`, a power of two; or those
+    /// that leave the least over, of the lowest `candidates` ranges that are large enough. Throws std::bad_alloc, and
+    /// then nothing has changed.
+    [[nodiscard]] std::optional<VmPage> take(std::uint64_t pages, std::uint64_t alignment = 1, unsigned candidates = 1);
     /// Takes [first, first + pages), all of which is free. Throws std::bad_alloc, and then nothing has changed.
     void take_at(VmPage first, std::uint64_t pages);
     /// Gives [first, first + pages) back, none of which is free. Needs no memory, and so throws nothing, if that is
