@@ -149,6 +149,18 @@ void TextAllocator::set_flags(const TextPiece& piece, TextPieceFlags flags) noex
         large_.find(piece.offset)->second.flags = flags;
 }
 
+bool TextAllocator::free_untouched(std::uint64_t offset) noexcept {
+    const std::uint64_t granule = granule_of(offset);
+    TextChunk* const chunk = chunks_.find(granule);
+    if (chunk == nullptr || offset % k_text_granule != 0) return false;
+    const std::uint32_t bytes = chunk->untouched_at(in_chunk(granule));
+    if (bytes == 0) return false;
+    count_piece(bytes, false);
+    chunk->remove(in_chunk(granule));
+    if (chunks_.removed_from(*chunk)) give(chunks_.remove(*chunk), TextChunk::k_granules);
+    return true;
+}
+
 void TextAllocator::free(const TextPiece& piece) noexcept {
     const std::uint64_t granule = granule_of(piece.offset);
     count_piece(piece.bytes, false);

@@ -55,6 +55,8 @@ public:
     [[nodiscard]] std::optional<TextPiece> containing(std::uint64_t offset) const noexcept;
     void set_flags(const TextPiece& piece, TextPieceFlags flags) noexcept;
     void free(const TextPiece& piece) noexcept;
+    /// The same for a small piece that begins at `offset` and has no flags; false if there is none.
+    bool free_untouched(std::uint64_t offset) noexcept;
     /// Whether [begin, end), which is in one chunk, is in no piece. False if it is in none or in several.
     [[nodiscard]] bool is_free_in_chunk(std::uint64_t begin, std::uint64_t end) const noexcept;
 
@@ -64,6 +66,8 @@ public:
     };
     /// The blocks that must be added so that `allocate` finds a place, the lowest that do; none if none do.
     [[nodiscard]] std::optional<Blocks> blocks_for(std::uint64_t bytes, std::uint64_t alignment) const noexcept;
+    /// The same for `allocate_adjoining`.
+    [[nodiscard]] std::optional<Blocks> blocks_for_chunk() const noexcept { return blocks_for(1, k_text_granule); }
     void add_block(std::uint64_t block) noexcept;
     /// The last block that is free as a whole, below `below`.
     [[nodiscard]] std::optional<std::uint64_t> empty_block(std::uint64_t below) const noexcept;

@@ -4,19 +4,10 @@
 #include <algorithm>
 #include <bit>
 
-#include "harena/base/page_math.hpp"
-
 namespace harena {
 
 TextChunks::TextChunks(std::uint64_t granules)
     : chunks_((granules + TextChunk::k_granules - 1) / TextChunk::k_granules) {}
-
-std::uint32_t TextChunks::bin_of(std::uint32_t granules) noexcept {
-    constexpr std::uint32_t k_exact = 16;
-    if (granules < k_exact) return granules;
-    const auto log = static_cast<std::uint32_t>(std::bit_width(granules)) - 1;
-    return k_exact + (log - 4) * 4 + ((granules >> (log - 2)) & 3);
-}
 
 void TextChunks::link(TextChunk& chunk) noexcept {
     chunk.bin_ = bin_of(chunk.largest_);
@@ -86,28 +77,6 @@ bool TextChunks::find_run(std::uint32_t granules) noexcept {
         if (larger == 0) return false;
         if (find_run_in(*bins_[static_cast<std::uint32_t>(std::countr_zero(larger))], granules)) return true;
     }
-}
-
-std::optional<std::uint64_t> TextChunks::carve(std::uint32_t granules, std::uint32_t alignment) noexcept {
-    for (bool again = true;; again = false) {
-        const std::uint64_t begin = align_up(run_begin_, alignment);
-        if (begin + granules <= run_end_) {
-            run_begin_ = begin + granules;
-            return begin;
-        }
-        if (!again || !find_run(granules + alignment - 1)) return std::nullopt;
-    }
-}
-
-bool TextChunks::removed_from(TextChunk& chunk) noexcept {
-    move(chunk);
-    if (chunk.free_ != TextChunk::k_granules) return false;
-    const std::uint64_t first = std::uint64_t{chunk.index_} * TextChunk::k_granules;
-    if (run_end_ <= first || run_begin_ >= first + TextChunk::k_granules) return true;
-    // The one in use stays, and is used from its begin again.
-    run_begin_ = first;
-    run_end_ = first + TextChunk::k_granules;
-    return false;
 }
 
 TextChunk* TextChunks::empty_current() const noexcept {

@@ -2,11 +2,13 @@
 #pragma once
 
 #include <array>
+#include <bit>
 #include <cstdint>
 #include <memory>
 #include <optional>
 #include <vector>
 
+#include "harena/base/page_math.hpp"
 #include "harena/exec/text_chunk.hpp"
 
 namespace harena {
@@ -62,5 +64,36 @@ private:
     std::uint64_t run_begin_ = 0;
     std::uint64_t run_end_ = 0;
 };
+
+// --- in the path of each allocation and free ---
+
+inline std::uint32_t TextChunks::bin_of(std::uint32_t granules) noexcept {
+    constexpr std::uint32_t k_exact = 16;
+    if (granules < k_exact) return granules;
+    const auto log = static_cast<std::uint32_t>(std::bit_width(granules)) - 1;
+    return k_exact + (log - 4) * 4 + ((granules >> (log - 2)) & 3);
+}
+
+inline bool TextChunks::removed_from(TextChunk& chunk) noexcept {
+    if (bin_of(chunk.largest_) != chunk.bin_) move(chunk);
+    if (chunk.free_ != TextChunk::k_granules) return false;
+    const std::uint64_t first = std::uint64_t{chunk.index_} * TextChunk::k_granules;
+    if (run_end_ <= first || run_begin_ >= first + TextChunk::k_granules) return true;
+    // The one in use stays, and is used from its begin again.
+    run_begin_ = first;
+    run_end_ = first + TextChunk::k_granules;
+    return false;
+}
+
+inline std::optional<std::uint64_t> TextChunks::carve(std::uint32_t granules, std::uint32_t alignment) noexcept {
+    for (bool again = true;; again = false) {
+        const std::uint64_t begin = align_up(run_begin_, alignment);
+        if (begin + granules <= run_end_) {
+            run_begin_ = begin + granules;
+            return begin;
+        }
+        if (!again || !find_run(granules + alignment - 1)) return std::nullopt;
+    }
+}
 
 }  // namespace harena

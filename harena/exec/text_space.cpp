@@ -4,10 +4,9 @@
 #include "harena/exec/text_space.hpp"
 
 #include <algorithm>
-#include <bit>
 #include <cerrno>
 #include <new>
-#include <ranges>
+#include <numeric>
 
 namespace harena {
 
@@ -85,8 +84,8 @@ TextSpace::~TextSpace() {
 
 // --- allocation ---
 
-Result<void> TextSpace::grow_for(std::uint64_t bytes, std::uint64_t alignment) {
-    const auto blocks = allocator_.blocks_for(bytes, alignment);
+Result<void> TextSpace::grow_for(std::uint64_t bytes, std::uint64_t alignment, bool chunk) {
+    const auto blocks = chunk ? allocator_.blocks_for_chunk() : allocator_.blocks_for(bytes, alignment);
     if (!blocks)
         return fail(ENOMEM,
                     "no {} adjoining bytes of text are free in a space of {} (max_bytes), of which {} are used; the "
@@ -103,16 +102,18 @@ Result<void> TextSpace::grow_for(std::uint64_t bytes, std::uint64_t alignment) {
 Result<std::uint64_t> TextSpace::take(std::uint64_t bytes, std::uint64_t alignment) {
     if (const auto offset = allocator_.allocate(bytes, alignment)) [[likely]]
         return *offset;
-    HARENA_CHECK_OK(grow_for(bytes, alignment));
+    HARENA_CHECK_OK(grow_for(bytes, alignment, false));
     if (const auto offset = allocator_.allocate(bytes, alignment)) return *offset;
     return fail(ENOMEM, "no place for {} bytes of text", bytes);
 }
 
 Result<void*> TextSpace::text_alloc(std::uint64_t bytes, const TextOptions& options) try {
-    HARENA_CHECK_OK(fork_guard_.check("the space of text"));
+    if (fork_guard_.owner_dead()) [[unlikely]]
+        return pass_on(fork_guard_.check("the space of text").error());
     if (bytes == 0) return fail(EINVAL, "a piece of 0 bytes of text");
     if (bytes > bytes_) return fail(ENOMEM, "a piece of {} bytes in a space of {} (max_bytes)", bytes, bytes_);
-    if (!std::has_single_bit(options.alignment) || options.alignment < k_text_granule ||
+    // Not std::has_single_bit: counting bits is a call where the processor may be an old one.
+    if ((options.alignment & (options.alignment - 1)) != 0 || options.alignment < k_text_granule ||
         options.alignment > k_max_alignment)
         return fail(EINVAL, "text's alignment is a power of two from {} to {}, not {}", k_text_granule, k_max_alignment,
                     options.alignment);
@@ -127,7 +128,7 @@ Result<void*> TextSpace::text_alloc(std::uint64_t bytes, const TextOptions& opti
 
 Result<void> TextSpace::take_small(std::span<const std::uint64_t> sizes, std::span<std::uint64_t> offsets) {
     if (allocator_.allocate_adjoining(sizes, offsets)) return {};
-    HARENA_CHECK_OK(grow_for(1, k_text_granule));  // a chunk is what is needed, whatever the size
+    HARENA_CHECK_OK(grow_for(std::reduce(sizes.begin(), sizes.end()), k_text_granule, true));
     if (allocator_.allocate_adjoining(sizes, offsets)) return {};
     return fail(ENOMEM, "no place for {} pieces of text", sizes.size());
 }
@@ -217,12 +218,19 @@ void TextSpace::forget(const TextPiece& piece) noexcept {
 }
 
 Result<void> TextSpace::text_free(const void* piece) {
-    HARENA_CHECK_OK(fork_guard_.check("the space of text"));
+    if (fork_guard_.owner_dead()) [[unlikely]]
+        return fork_guard_.check("the space of text");
     const std::lock_guard lock{mutex_};
-    HARENA_TRY(const TextPiece found, freeable(piece));
-    if (found.flags.written) HARENA_CHECK_OK(trap({&found, 1}));
-    forget(found);
-    give_back_surplus();
+    // One that was never written is traps already.
+    if (contains(piece) && allocator_.free_untouched(offset_of(piece))) {
+        symbols_.remove(reinterpret_cast<std::uint64_t>(piece));
+    } else {
+        HARENA_TRY(const TextPiece found, freeable(piece));
+        if (found.flags.written) HARENA_CHECK_OK(trap({&found, 1}));
+        forget(found);
+    }
+    if (allocator_.empty_blocks() * k_text_block > keep_free_) [[unlikely]]
+        give_back_surplus();
     return {};
 }
 

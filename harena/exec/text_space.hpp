@@ -40,7 +40,7 @@ struct TextSpaceOptions {
     /// Blocks become 2 MiB pages where the machine can.
     bool huge_pages = true;
     /// How many bytes of blocks without any text are kept, to be used again without being made.
-    std::uint64_t keep_free = 8 * k_mib;
+    std::uint64_t keep_free = 4 * k_mib;
     TextSymbolOptions symbols = {};
     /// Text must outlive the call only.
     std::string_view name = "text";
@@ -228,7 +228,8 @@ private:
     // With the lock held.
     [[nodiscard]] Result<std::uint64_t> take(std::uint64_t bytes, std::uint64_t alignment);
     [[nodiscard]] Result<void> take_small(std::span<const std::uint64_t> sizes, std::span<std::uint64_t> offsets);
-    [[nodiscard]] Result<void> grow_for(std::uint64_t bytes, std::uint64_t alignment);
+    /// Adds the blocks that a piece of `bytes` needs, or a chunk for several together.
+    [[nodiscard]] Result<void> grow_for(std::uint64_t bytes, std::uint64_t alignment, bool chunk);
     /// The piece that begins at `address`, which may be freed now.
     [[nodiscard]] Result<TextPiece> freeable(const void* address) const;
     /// The piece that [dest, dest + bytes) is inside of, which may be written to now.
