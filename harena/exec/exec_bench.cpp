@@ -68,11 +68,7 @@ public:
             pokes[i] = {.dest = pieces[i], .bytes = std::span{code()}.first(sizes[i])};
         must(space_->text_poke_batch(std::span{pokes}.first(sizes.size())));
     }
-    void drop_batch(std::span<void* const> pieces) {
-        std::array<const void*, k_batch> all;
-        std::ranges::copy(pieces, all.begin());
-        must(space_->text_free_batch(std::span{all}.first(pieces.size())));
-    }
+    void drop_batch(std::span<void* const> pieces) { must(space_->text_free_batch(pieces)); }
     [[nodiscard]] double overhead() const {
         const TextStatistics s = space_->statistics();
         return static_cast<double>(s.reserved_bytes - s.used_bytes) / static_cast<double>(s.used_bytes);

@@ -78,8 +78,7 @@ protected:
     }
 
     // Keeps what is freed mapped, to be looked at.
-    std::unique_ptr<TextSpace> space_ =
-        TextSpace::create({.max_bytes = 64 * k_mib, .keep_free = 64 * k_mib}).value();
+    std::unique_ptr<TextSpace> space_ = TextSpace::create({.max_bytes = 64 * k_mib, .keep_free = 64 * k_mib}).value();
 };
 
 }  // namespace harena::test

@@ -27,6 +27,10 @@ Result<TextSection> TextSpace::enter() {
     return TextSection{*this, *slot};
 }
 
+TextSection::~TextSection() {
+    if (space_ != nullptr && space_->readers_.leave(*slot_)) space_->left();
+}
+
 void TextSpace::left() noexcept {
     // What cannot be freed now waits, and the next one tries again.
     if (!fork_guard_.owner_dead()) (void)reclaim();

@@ -274,8 +274,4 @@ private:
     TextStatistics counters_;              // of what is counted so far
 };
 
-inline TextSection::~TextSection() {
-    if (space_ != nullptr && space_->readers_.leave(*slot_)) space_->left();
-}
-
 }  // namespace harena
