@@ -49,6 +49,12 @@ os::SysResult<void> TextFile::map_nothing(std::uint64_t block) noexcept {
     return {};
 }
 
+void TextFile::undo_growth(std::uint64_t block) noexcept {
+    // Where the kernel has no mapping left, what is there is at least nothing that can be read.
+    if (!map_nothing(block)) (void)os::mprotect(base_ + block * k_text_block, k_text_block, PROT_NONE);
+    (void)os::punch_hole(fd_.get(), block * k_text_block, k_text_block);
+}
+
 Result<void> TextFile::grow(std::uint64_t block) {
     std::byte* const at = base_ + block * k_text_block;
     const std::uint64_t offset = block * k_text_block;
@@ -58,28 +64,25 @@ Result<void> TextFile::grow(std::uint64_t block) {
         const auto mapped =
             os::mmap(at, k_text_block, protection, MAP_SHARED | MAP_FIXED | MAP_NORESERVE, fd_.get(), offset);
         if (!mapped) return map_error(mapped.error(), "cannot map 2 MiB more of text");
-        if (const auto advised = os::madvise(at, k_text_block, MADV_DONTFORK); !advised) {
-            (void)map_nothing(block);
+        if (const auto advised = os::madvise(at, k_text_block, MADV_DONTFORK); !advised)
             return os::fail_with(advised.error(), "cannot keep text from forked children");
-        }
         return {};
     };
     bool collapsed = false;
-    if (huge_) {
-        // While it is nearly empty, and cannot be executed: a collapse fills holes with zeros, which are instructions.
-        HARENA_CHECK_OK(map(PROT_READ));
-        const bool touched = os::madvise(at, k_page_size, os::k_madv_populate_read).has_value();
-        collapsed = touched && os::madvise(at, k_text_block, os::k_madv_collapse);
-    }
-    if (auto trapped = fill(offset, k_text_block); !trapped) {
-        (void)map_nothing(block);
-        (void)os::punch_hole(fd_.get(), offset, k_text_block);
-        return trapped;
-    }
-    if (auto mapped = map(PROT_READ | PROT_EXEC); !mapped) {
-        (void)map_nothing(block);
-        (void)os::punch_hole(fd_.get(), offset, k_text_block);
-        return mapped;
+    const auto make = [&]() -> Result<void> {
+        if (huge_) {
+            // While it is nearly empty, and cannot be executed: a collapse fills holes with zeros, which are
+            // instructions.
+            HARENA_CHECK_OK(map(PROT_READ));
+            const bool touched = os::madvise(at, k_page_size, os::k_madv_populate_read).has_value();
+            collapsed = touched && os::madvise(at, k_text_block, os::k_madv_collapse);
+        }
+        HARENA_CHECK_OK(fill(offset, k_text_block));
+        return map(PROT_READ | PROT_EXEC);
+    };
+    if (auto made = make(); !made) {
+        undo_growth(block);
+        return made;
     }
     // Its one entry now, rather than at the first call. A block that did not collapse is not worth 512.
     if (collapsed) (void)os::madvise(at, k_page_size, os::k_madv_populate_read);

@@ -54,6 +54,7 @@ private:
     TextFile(os::FileDescriptor fd, std::byte* base, bool huge) noexcept
         : fd_{std::move(fd)}, base_{base}, huge_{huge} {}
     Result<void> fill(std::uint64_t offset, std::uint64_t bytes);
+    void undo_growth(std::uint64_t block) noexcept;
     os::SysResult<void> map_nothing(std::uint64_t block) noexcept;
 
     os::FileDescriptor fd_;

@@ -148,7 +148,8 @@ Result<void> TextPatcher::patch(std::uint64_t offset, std::span<const std::byte>
         (void)file_.write(offset, std::span{old}.first(1));
     }
     sequence_.fetch_add(1, std::memory_order_acq_rel);
-    if (result) result = sync();
+    if (result && !sync() && !sync())
+        return fail(EPERM, "the text is patched, but threads may go on with what they fetched before: membarrier(2)");
     return result;
 }
 

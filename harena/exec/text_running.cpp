@@ -165,8 +165,8 @@ Result<void> TextSpace::plain_patches_permitted() {
 }
 
 Result<void> TextSpace::try_plain_patches() {
-    constexpr std::uint64_t k_changes = 2'000;     // that the reader must have seen
-    constexpr std::uint64_t k_writes = 2'000'000;  // within so many
+    constexpr std::uint64_t k_changes = 1'000;   // that the reader must have seen
+    constexpr std::uint64_t k_writes = 500'000;  // within so many
     constexpr std::uint64_t k_pattern = 0x0101'0101'0101'0101;
     HARENA_TRY(void* const text, text_alloc(64, {.alignment = 64}));
     std::atomic<bool> stop{false};

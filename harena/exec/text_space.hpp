@@ -163,7 +163,7 @@ public:
     /// Replaces one instruction, of 64 bytes at most, while threads may run it; or any bytes that nobody enters but at
     /// the first. They see the old or the new one, and when this returns by `breakpoint`, all see the new one.
     /// Errors: as `text_poke`, after which the text is as it was; EINVAL (0 or too many bytes; plain: not in one
-    /// aligned word of 8), ENOTSUP (names what is missing).
+    /// aligned word of 8), ENOTSUP (names what is missing), EPERM (patched, but not all may see it yet).
     Result<void> text_patch(void* dest, std::span<const std::byte> bytes,
                             TextPatchMode mode = TextPatchMode::breakpoint);
     /// Whether `TextPatchMode::plain` is permitted here. The first call in a process tries it out, for some

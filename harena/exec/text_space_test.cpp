@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // Pieces: what is promised of them, one call at a time.
-#include <fcntl.h>
 
 #include <array>
 #include <cerrno>
