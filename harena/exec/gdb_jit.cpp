@@ -2,11 +2,11 @@
 #include "harena/exec/gdb_jit.hpp"
 
 #include <atomic>
-#include <mutex>
 #include <utility>
 #include <vector>
 
 #include "harena/exec/symbol_elf.hpp"
+#include "harena/exec/text_registry.hpp"
 
 // Names and layout are those that debuggers look for. Weak: another generator of code in the process may bring its own,
 // and then there is one list of both.
@@ -42,8 +42,7 @@ namespace {
 constexpr std::uint32_t k_register = 1;
 constexpr std::uint32_t k_unregister = 2;
 
-constinit std::mutex mutex;  // protects the list and the descriptor
-
+// With forks blocked, by which other threads are kept from the list, too: a child finds it whole.
 void announce(std::uint32_t action, jit_code_entry& entry) noexcept {
     __jit_debug_descriptor.action_flag = action;
     __jit_debug_descriptor.relevant_entry = &entry;
@@ -63,7 +62,7 @@ GdbSymbol::GdbSymbol(std::uint64_t address, std::uint64_t bytes, std::string_vie
     jit_code_entry& entry = entry_->entry;
     entry.symfile_addr = entry_->file.data();
     entry.symfile_size = entry_->file.size();
-    const std::lock_guard lock{mutex};
+    const auto lock = text_registry::block_forks();
     entry.next_entry = __jit_debug_descriptor.first_entry;
     if (entry.next_entry != nullptr) entry.next_entry->prev_entry = &entry;
     __jit_debug_descriptor.first_entry = &entry;
@@ -76,12 +75,10 @@ GdbSymbol& GdbSymbol::operator=(GdbSymbol&& other) noexcept {
     return *this;
 }
 
-void GdbSymbol::abandon() noexcept { (void)entry_.release(); }
-
 GdbSymbol::~GdbSymbol() {
     if (!entry_) return;
     jit_code_entry& entry = entry_->entry;
-    const std::lock_guard lock{mutex};
+    const auto lock = text_registry::block_forks();
     if (entry.next_entry != nullptr) entry.next_entry->prev_entry = entry.prev_entry;
     (entry.prev_entry != nullptr ? entry.prev_entry->next_entry : __jit_debug_descriptor.first_entry) =
         entry.next_entry;

@@ -9,7 +9,7 @@ namespace harena {
 
 /// A piece of text that debuggers know the name of, as long as this object lives, by the interface for generated code
 /// of gdb ("JIT Interface" in its manual). Thread-safe: the process has one list, of which a debugger is told at each
-/// change. A child after fork inherits the list as it was.
+/// change. A child after fork inherits the list.
 class GdbSymbol {
 public:
     /// Throws std::bad_alloc.
@@ -19,10 +19,6 @@ public:
     GdbSymbol(const GdbSymbol&) = delete;
     GdbSymbol& operator=(const GdbSymbol&) = delete;
     ~GdbSymbol();
-
-    /// Stays in the list for good: in a child after fork, whose list another thread of the parent may have been
-    /// changing.
-    void abandon() noexcept;
 
 private:
     struct Entry;

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // A shadow of all text: pieces never overlap, what was written stays, all else is traps, and the counters are exact.
+#include <algorithm>
 #include <atomic>
 #include <functional>
 #include <map>
 #include <memory>
 #include <random>
+#include <span>
 #include <thread>
 #include <vector>
 
@@ -112,7 +114,8 @@ private:
     }
     void check(const Pieces::iterator piece) {
         const auto& [at, shadow] = *piece;
-        EXPECT_EQ(std::memcmp(at, shadow.contents.data(), shadow.contents.size()), 0) << "what was written stays";
+        EXPECT_TRUE(std::ranges::equal(std::span{at, shadow.contents.size()}, shadow.contents))
+            << "what was written stays";
         EXPECT_TRUE(all_traps(at + shadow.contents.size(), shadow.bytes - shadow.contents.size()));
     }
     void remove(Pieces::iterator piece) {

@@ -73,7 +73,6 @@ TextSpace::TextSpace(TextPlace place, const TextSpaceOptions& options)
 }
 
 TextSpace::~TextSpace() {
-    if (fork_guard_.owner_dead()) symbols_.abandon();
     place_->count_pages_with(nullptr);
     // A child must neither have the text nor the file at any moment.
     const auto no_fork = text_registry::block_forks();

@@ -238,6 +238,8 @@ private:
     [[nodiscard]] Result<void> trap(std::span<const TextPiece> pieces);
     void forget(const TextPiece& piece) noexcept;
     void mark_written(TextPiece piece) noexcept;
+    /// These have been written, perhaps for the first time.
+    void tell_symbols(std::span<const TextPiece> pieces) noexcept;
     /// Writes pokes in order of their addresses, with the pieces they are in.
     [[nodiscard]] Result<void> write_sorted(std::span<const TextPoke> pokes, std::span<const TextPiece> pieces);
     /// Gives blocks without text back until no more than `keep` bytes are kept; how many.

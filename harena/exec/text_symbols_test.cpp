@@ -99,6 +99,38 @@ TEST_F(TextPerfMap, that_somebody_prepared_is_refused) {
     EXPECT_FALSE(make());
 }
 
+TEST(TextJitDump, has_a_header_and_a_record_for_each_piece_with_a_name_once_it_is_written) {
+    std::error_code error;
+    const std::filesystem::path folder = fmt::format("/tmp/harena-dump-{}", os::process_id());
+    std::filesystem::remove_all(folder, error);
+    std::filesystem::create_directory(folder);
+    const std::string path = fmt::format("{}/jit-{}.dump", folder.string(), os::process_id());
+    {
+        const auto space = TextSpace::create({.symbols = {.jit_dump_folder = folder.native()}});
+        if (!space && space.error().code() == EPERM) GTEST_SKIP() << space.error().message();
+        ASSERT_TRUE(ok(space));
+        EXPECT_TRUE(ok(TextSpace::create({.symbols = {.jit_dump_folder = folder.native()}}))) << "one file for both";
+        void* const text = (*space)->text_alloc(6, {.name = "answer"}).value();
+        const std::uint64_t empty = std::filesystem::file_size(path);
+        EXPECT_EQ(empty, 40U);
+        const auto code = test::returning(42);
+        ASSERT_TRUE(ok((*space)->text_poke(text, code)));
+        ASSERT_TRUE(ok((*space)->text_poke(text, code)));
+        const auto file = os::read_file(path).value();
+        ASSERT_EQ(file.size(), 40U + 56 + 7 + 6);
+        std::uint64_t address = 0;
+        std::memcpy(&address, &file[40 + 24], sizeof address);
+        EXPECT_EQ(address, reinterpret_cast<std::uint64_t>(text));
+        EXPECT_EQ(std::memcmp(&file[40 + 56], "answer", 7), 0);
+        EXPECT_EQ(std::memcmp(&file[40 + 56 + 7], code.data(), code.size()), 0);
+        EXPECT_EQ(test::count_mappings(path), 1U) << "by which perf knows it";
+        EXPECT_EQ((*space)->statistics().symbol_failures, 0U);
+    }
+    EXPECT_EQ(test::count_mappings(path), 0U);
+    EXPECT_TRUE(refused(TextSpace::create({.symbols = {.jit_dump_folder = folder.native()}}), EEXIST, path));
+    std::filesystem::remove_all(folder, error);
+}
+
 TEST(TextGdb, knows_of_pieces_with_names_as_long_as_they_live) {
     const auto space = TextSpace::create({.max_bytes = 2 * k_mib, .symbols = {.gdb = true}}).value();
     ASSERT_EQ(__jit_debug_descriptor.version, 1U);

@@ -28,6 +28,11 @@ void TextSpace::mark_written(TextPiece piece) noexcept {
     allocator_.set_flags(piece, piece.flags);
 }
 
+void TextSpace::tell_symbols(std::span<const TextPiece> pieces) noexcept {
+    for (const TextPiece& piece : pieces)
+        symbols_.written(reinterpret_cast<std::uint64_t>(base_ + piece.offset), piece.bytes);
+}
+
 Result<void> TextSpace::text_poke(void* dest, std::span<const std::byte> bytes) {
     HARENA_CHECK_OK(fork_guard_.check("the space of text"));
     const std::lock_guard lock{mutex_};
@@ -36,7 +41,9 @@ Result<void> TextSpace::text_poke(void* dest, std::span<const std::byte> bytes) 
     mark_written(piece);  // before: part of it may be written after an error
     ++counters_.pokes;
     ++counters_.poke_writes;
-    return file_->write(offset_of(dest), bytes);
+    HARENA_CHECK_OK(file_->write(offset_of(dest), bytes));
+    tell_symbols({&piece, 1});
+    return {};
 }
 
 Result<void> TextSpace::text_poke_batch(std::span<const TextPoke> pokes) try {
@@ -57,7 +64,9 @@ Result<void> TextSpace::text_poke_batch(std::span<const TextPoke> pokes) try {
     }
     for (const TextPiece& piece : pieces) mark_written(piece);
     counters_.pokes += sorted.size();
-    return write_sorted(sorted, pieces);
+    HARENA_CHECK_OK(write_sorted(sorted, pieces));
+    tell_symbols(pieces);
+    return {};
 } catch (const std::bad_alloc&) {
     return fail(ENOMEM, "no memory for a batch of {} pokes", pokes.size());
 }

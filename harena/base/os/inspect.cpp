@@ -57,6 +57,14 @@ SysResult<FileDescriptor> open_for_reading(const std::string& path) noexcept {
     return FileDescriptor{fd};
 }
 
+SysResult<FileDescriptor> create_own(const std::string& path) noexcept {
+    if (const int error = detail::injected(Call::open)) return sys_fail(error);
+    constexpr mode_t k_owner_only = 0600;
+    const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, k_owner_only);
+    if (fd < 0) return sys_fail(errno);
+    return FileDescriptor{fd};
+}
+
 SysResult<FileDescriptor> open_own_for_appending(const std::string& path) noexcept {
     if (const int error = detail::injected(Call::open)) return sys_fail(error);
     constexpr int k_flags = O_WRONLY | O_APPEND | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY;

@@ -18,6 +18,9 @@ namespace harena::os {
 /// it is a device, has other links, is another user's, or may be written to by others; ELOOP for a symbolic link.
 [[nodiscard]] SysResult<FileDescriptor> open_own_for_appending(const std::string& path) noexcept;
 
+/// Creates a file for this user alone, to be read and written. EEXIST if there is anything of that name.
+[[nodiscard]] SysResult<FileDescriptor> create_own(const std::string& path) noexcept;
+
 struct FileFacts {
     std::uint64_t device = 0;
     std::uint64_t inode = 0;
