@@ -13,7 +13,7 @@
 #include <cstring>
 #include <thread>
 
-#include "harena/arena/fault_context_x86_64.hpp"
+#include "harena/base/fault_context_x86_64.hpp"
 #include "harena/arena/nofault.hpp"
 #include "harena/arena/process_arena.hpp"
 #include "harena/arena/test_support.hpp"

@@ -2,7 +2,7 @@
 #include "harena/arena/fault_handler.hpp"
 
 #if defined(__x86_64__)
-#include "harena/arena/fault_context_x86_64.hpp"
+#include "harena/base/fault_context_x86_64.hpp"
 #else
 #error "harena's fault handler knows x86-64 only: add fault_context_<machine>.hpp"
 #endif

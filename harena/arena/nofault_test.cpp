@@ -10,7 +10,7 @@
 #include <thread>
 #include <vector>
 
-#include "harena/arena/fault_context_x86_64.hpp"
+#include "harena/base/fault_context_x86_64.hpp"
 #include "harena/arena/test_support.hpp"
 
 namespace harena {

@@ -4,28 +4,13 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 
-#include <algorithm>
 #include <cerrno>
-#include <charconv>
-#include <string_view>
 
 #include "harena/base/map_error.hpp"
-#include "harena/base/os/file.hpp"
 #include "harena/base/os/memory.hpp"
+#include "harena/base/smaps.hpp"
 
 namespace harena {
-
-namespace {
-
-/// The decimal number after the spaces of a line of smaps, in KiB.
-std::uint64_t kib_of(std::string_view text) noexcept {
-    text.remove_prefix(std::min(text.find_first_not_of(' '), text.size()));
-    std::uint64_t value = 0;
-    (void)std::from_chars(text.data(), text.data() + text.size(), value);
-    return value;
-}
-
-}  // namespace
 
 Result<std::unique_ptr<DirectMap>> DirectMap::create(const DirectMapOptions& options) {
     const std::uint64_t bytes = harena::bytes_of(options.capacity);
@@ -189,38 +174,14 @@ Result<void> DirectMap::zero(Pfn first, std::uint32_t pages) {
 }
 
 Result<DirectMapStatistics> DirectMap::statistics() const {
-    const auto text = os::read_file("/proc/self/smaps");
-    if (!text) return os::fail_with(text.error(), "/proc/self/smaps cannot be read");
-    DirectMapStatistics out{.splits = splits_.load(std::memory_order_relaxed),
-                            .merges = merges_.load(std::memory_order_relaxed),
-                            .collapsed = collapsed_.load(std::memory_order_relaxed),
-                            .not_collapsed = not_collapsed_.load(std::memory_order_relaxed)};
-    const auto begin = reinterpret_cast<std::uint64_t>(base_);
-    bool ours = false;
-    std::string_view rest{reinterpret_cast<const char*>(text->data()), text->size()};
-    while (!rest.empty()) {
-        const std::string_view line = rest.substr(0, rest.find('\n'));
-        rest.remove_prefix(std::min(line.size() + 1, rest.size()));
-        const auto value_of = [&](std::string_view key) -> std::uint64_t {
-            return ours && line.starts_with(key) ? kib_of(line.substr(key.size())) * k_kib : 0;
-        };
-        std::uint64_t from = 0;
-        std::uint64_t to = 0;
-        const char* const end = line.data() + line.size();
-        const auto parsed = std::from_chars(line.data(), end, from, 16);
-        if (parsed.ptr != end && *parsed.ptr == '-') {  // "begin-end perms …"
-            std::from_chars(parsed.ptr + 1, end, to, 16);
-            // A reservation may be joined with others beside it.
-            ours = from < begin + bytes_ && to > begin;
-            out.vmas += ours ? 1U : 0U;
-        }
-        const std::uint64_t huge =
-            value_of("ShmemPmdMapped:") + value_of("Shared_Hugetlb:") + value_of("Private_Hugetlb:");
-        out.bytes_2m += huge;
-        out.bytes_4k += value_of("Rss:");
-        if (!line.starts_with("Shared_Hugetlb:") && !line.starts_with("Private_Hugetlb:")) out.bytes_4k -= huge;
-    }
-    return out;
+    HARENA_TRY(const MappedBytes mapped, mapped_bytes(base_, bytes_));
+    return DirectMapStatistics{.vmas = mapped.vmas,
+                               .bytes_2m = mapped.bytes_2m,
+                               .bytes_4k = mapped.bytes_4k,
+                               .splits = splits_.load(std::memory_order_relaxed),
+                               .merges = merges_.load(std::memory_order_relaxed),
+                               .collapsed = collapsed_.load(std::memory_order_relaxed),
+                               .not_collapsed = not_collapsed_.load(std::memory_order_relaxed)};
 }
 
 }  // namespace harena

@@ -28,62 +28,83 @@ std::optional<std::uint64_t> place(std::uint64_t begin, std::uint64_t available,
 
 RangeTree::RangeTree(std::uint64_t pages) : free_pages_{0} { give(VmPage{0}, pages); }
 
-std::optional<VmPage> RangeTree::take(std::uint64_t pages, std::uint64_t alignment) {
-    // Down to the lowest range that is large enough. Where the alignment makes it too small, on to the next one: the
-    // path's right branches are still to be looked at.
+std::optional<VmPage> RangeTree::take(std::uint64_t pages, std::uint64_t alignment, unsigned candidates) {
+    // Down to the lowest range that is large enough. Where the alignment makes it too small, or others are to be
+    // compared with it, on to the next one: the path's right branches are still to be looked at.
     reserve(taken_ + 2);
     path_.clear();
-    Index node = root_;
-    for (;;) {
+    std::optional<std::uint64_t> best;
+    std::uint64_t best_begin = 0;
+    std::uint64_t best_pages = ~std::uint64_t{0};
+    for (Index node = root_; candidates > 0;) {
         while (node != k_none && nodes_[node].largest >= pages) {
             path_.push_back(node);
             node = nodes_[node].left;
         }
-        if (path_.empty()) return std::nullopt;
-        const Index candidate = path_.back();
+        if (path_.empty()) break;
+        const Node& range = nodes_[path_.back()];
         path_.pop_back();
-        const Node range = nodes_[candidate];
-        if (const auto first = place(range.begin, range.pages, pages, alignment)) {
-            free_pages_ -= pages;
-            ++taken_;
-            const std::uint64_t end = range.begin + range.pages;
-            remove(range.begin);
-            if (*first > range.begin) insert(range.begin, *first - range.begin);
-            if (*first + pages < end) insert(*first + pages, end - *first - pages);
-            return VmPage{*first};
-        }
         node = range.right;
+        const auto first = place(range.begin, range.pages, pages, alignment);
+        if (!first) continue;
+        --candidates;
+        if (range.pages >= best_pages) continue;
+        best = first;
+        best_begin = range.begin;
+        best_pages = range.pages;
     }
+    if (!best) return std::nullopt;
+    free_pages_ -= pages;
+    ++taken_;
+    const std::uint64_t end = best_begin + best_pages;
+    remove(best_begin);
+    if (*best > best_begin) insert(best_begin, *best - best_begin);
+    if (*best + pages < end) insert(*best + pages, end - *best - pages);
+    return VmPage{*best};
+}
+
+void RangeTree::take_at(VmPage first, std::uint64_t pages) {
+    reserve(taken_ + 2);
+    const Node range = nodes_[find(first.value())];
+    free_pages_ -= pages;
+    ++taken_;
+    remove(range.begin);
+    const std::uint64_t after = first.value() + pages;
+    if (first.value() > range.begin) insert(range.begin, first.value() - range.begin);
+    if (after < range.begin + range.pages) insert(after, range.begin + range.pages - after);
 }
 
 void RangeTree::give(VmPage first, std::uint64_t pages) {
     free_pages_ += pages;
     std::uint64_t begin = first.value();
     std::uint64_t end = begin + pages;
-    if (const auto before = ending_at(begin)) begin -= remove(*before);
-    if (has(end)) end += remove(end);
+    if (const std::uint64_t before = free_before(first); before != 0) begin -= remove(begin - before);
+    if (free_from(VmPage{end}) != 0) end += remove(end);
     insert(begin, end - begin);
     if (taken_ > 0) --taken_;
 }
 
-std::optional<std::uint64_t> RangeTree::ending_at(std::uint64_t end) const noexcept {
+RangeTree::Index RangeTree::find(std::uint64_t page) const noexcept {
+    Index last = k_none;
     for (Index node = root_; node != k_none;) {
-        const Node& range = nodes_[node];
-        if (range.begin < end) {
-            if (range.begin + range.pages == end) return range.begin;
-            node = range.right;
+        if (nodes_[node].begin > page) {
+            node = nodes_[node].left;
         } else {
-            node = range.left;
+            last = node;
+            node = nodes_[node].right;
         }
     }
-    return std::nullopt;
+    return last;
 }
 
-bool RangeTree::has(std::uint64_t begin) const noexcept {
-    Index node = root_;
-    while (node != k_none && nodes_[node].begin != begin)
-        node = begin < nodes_[node].begin ? nodes_[node].left : nodes_[node].right;
-    return node != k_none;
+std::uint64_t RangeTree::free_before(VmPage end) const noexcept {
+    const Index node = end.value() == 0 ? k_none : find(end.value() - 1);
+    return node != k_none && nodes_[node].begin + nodes_[node].pages == end.value() ? nodes_[node].pages : 0;
+}
+
+std::uint64_t RangeTree::free_from(VmPage begin) const noexcept {
+    const Index node = find(begin.value());
+    return node != k_none && nodes_[node].begin == begin.value() ? nodes_[node].pages : 0;
 }
 
 void RangeTree::update(Index node) noexcept {

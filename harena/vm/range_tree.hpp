@@ -22,9 +22,12 @@ public:
     /// All of [0, pages) is free.
     explicit RangeTree(std::uint64_t pages);
 
-    /// Takes the lowest `pages` (not 0) adjoining pages, the first a multiple of `alignment`, a power of two. Throws
-    /// std::bad_alloc, and then nothing has changed.
-    [[nodiscard]] std::optional<VmPage> take(std::uint64_t pages, std::uint64_t alignment = 1);
+    /// Takes the lowest `pages` (not 0) adjoining pages, the first a multiple of `alignment`, a power of two; or those
+    /// that leave the least over, of the lowest `candidates` ranges that are large enough. Throws std::bad_alloc, and
+    /// then nothing has changed.
+    [[nodiscard]] std::optional<VmPage> take(std::uint64_t pages, std::uint64_t alignment = 1, unsigned candidates = 1);
+    /// Takes [first, first + pages), all of which is free. Throws std::bad_alloc, and then nothing has changed.
+    void take_at(VmPage first, std::uint64_t pages);
     /// Gives [first, first + pages) back, none of which is free. Needs no memory, and so throws nothing, if that is
     /// what one `take` took.
     void give(VmPage first, std::uint64_t pages);
@@ -32,6 +35,9 @@ public:
     [[nodiscard]] std::uint64_t free_pages() const noexcept { return free_pages_; }
     [[nodiscard]] std::uint64_t largest() const noexcept { return root_ == k_none ? 0 : nodes_[root_].largest; }
     [[nodiscard]] std::size_t ranges() const noexcept { return nodes_.size() - unused_.size(); }
+    /// How long the free range is that ends, or begins, there; 0 if none does.
+    [[nodiscard]] std::uint64_t free_before(VmPage end) const noexcept;
+    [[nodiscard]] std::uint64_t free_from(VmPage begin) const noexcept;
 
 private:
     using Index = std::uint32_t;
@@ -60,9 +66,8 @@ private:
     std::uint64_t remove_below(Index& link, std::uint64_t begin) noexcept;
     /// Makes nodes until `ranges` have one each.
     void reserve(std::uint64_t ranges);
-    /// The begin of the range that ends at `end`, if one does; whether one begins at `begin`.
-    [[nodiscard]] std::optional<std::uint64_t> ending_at(std::uint64_t end) const noexcept;
-    [[nodiscard]] bool has(std::uint64_t begin) const noexcept;
+    /// The last range that begins at `page` or below; none if there is none.
+    [[nodiscard]] Index find(std::uint64_t page) const noexcept;
 
     // Invariant: there are at least taken_ + 1 nodes, since n taken ranges lie between n + 1 free ones at most.
     std::vector<Node> nodes_;

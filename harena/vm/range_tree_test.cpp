@@ -122,5 +122,36 @@ TEST(RangeTree, is_as_the_obvious_one_in_a_million_operations) {
     }
 }
 
+TEST(RangeTree, of_the_lowest_few_the_one_that_leaves_the_least_is_taken) {
+    RangeTree tree{100};
+    ASSERT_TRUE(tree.take(100));
+    tree.give(VmPage{0}, 10);
+    ASSERT_EQ(tree.take(10), VmPage{0});  // what a part was given of is given whole again
+    tree.give(VmPage{0}, 10);
+    tree.give(VmPage{20}, 4);
+    tree.give(VmPage{40}, 5);
+    EXPECT_EQ(tree.take(4, 1, 3), VmPage{20});
+    EXPECT_EQ(tree.take(4, 1, 1), VmPage{0});
+    EXPECT_EQ(tree.take(4, 1, 9), VmPage{40});
+    EXPECT_EQ(tree.take(4, 4, 9), VmPage{4});
+    EXPECT_FALSE(tree.take(4, 1, 9));
+}
+
+TEST(RangeTree, what_is_free_can_be_taken_where_it_is) {
+    RangeTree tree{100};
+    tree.take_at(VmPage{20}, 30);
+    EXPECT_EQ(tree.free_pages(), 70U);
+    EXPECT_EQ(tree.free_before(VmPage{20}), 20U);
+    EXPECT_EQ(tree.free_from(VmPage{50}), 50U);
+    EXPECT_EQ(tree.free_before(VmPage{50}), 0U);
+    EXPECT_EQ(tree.free_from(VmPage{20}), 0U);
+    EXPECT_EQ(tree.free_before(VmPage{0}), 0U);
+    tree.take_at(VmPage{0}, 20);
+    tree.give(VmPage{20}, 30);
+    EXPECT_EQ(tree.largest(), 80U);
+    tree.give(VmPage{0}, 20);
+    EXPECT_EQ(tree.ranges(), 1U);
+}
+
 }  // namespace
 }  // namespace harena

@@ -78,7 +78,8 @@ Result<VmWindow> VmSpace::take_window(const VmWindowOptions& options) {
                             .file_offset = 0,
                             .state = AreaState::live,
                             .kind = VmKind::backed,
-                            .user = options.user};
+                            .user = options.user,
+                            .exec = options.exec};
     const std::lock_guard lock{mutex_};
     HARENA_TRY(const std::uint32_t number, records_->take());
     Result<void*> handle = nullptr;

@@ -25,7 +25,9 @@ struct VmWindowOptions {
     std::uint64_t guard_above = 0;
     /// Where it begins; without one, a place is chosen.
     std::optional<std::uint64_t> address = std::nullopt;
+    /// Meant for BPF programs or other guests; holds text.
     bool user = false;
+    bool exec = false;
     std::string_view name = {};
     std::source_location where = std::source_location::current();
 };

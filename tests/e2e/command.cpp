@@ -56,6 +56,11 @@ Outcome CommandTest::harena(std::vector<std::string> arguments) const {
     return run(arguments);
 }
 
+Outcome CommandTest::tiny_jit(std::vector<std::string> arguments) const {
+    arguments.insert(arguments.begin(), HARENA_E2E_TINY_JIT);
+    return run(arguments);
+}
+
 Outcome CommandTest::word_index(std::vector<std::string> arguments) const {
     arguments.insert(arguments.begin(), HARENA_E2E_WORD_INDEX);
     return run(arguments);

@@ -28,6 +28,7 @@ protected:
     /// Runs a program with these arguments; nothing in them has a meaning for the shell.
     [[nodiscard]] Outcome run(const std::vector<std::string>& arguments) const;
     [[nodiscard]] Outcome harena(std::vector<std::string> arguments) const;
+    [[nodiscard]] Outcome tiny_jit(std::vector<std::string> arguments) const;
     [[nodiscard]] Outcome word_index(std::vector<std::string> arguments) const;
 
     [[nodiscard]] std::string path(const std::string& name) const { return (folder_ / name).string(); }

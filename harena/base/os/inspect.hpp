@@ -8,11 +8,18 @@
 
 #include "harena/base/os/sys_result.hpp"
 
-/// Looking at the files and page tables of another process, which may be hostile. All are thread-safe.
+/// Looking at files and page tables that others may have made, who may be hostile. All are thread-safe.
 namespace harena::os {
 
 /// Opens a file that may be anything: a pipe without a writer is not waited for, a terminal not acquired.
 [[nodiscard]] SysResult<FileDescriptor> open_for_reading(const std::string& path) noexcept;
+
+/// Opens a file for appending, which it creates for this user alone. One that is there must be such a file: EEXIST if
+/// it is a device, has other links, is another user's, or may be written to by others; ELOOP for a symbolic link.
+[[nodiscard]] SysResult<FileDescriptor> open_own_for_appending(const std::string& path) noexcept;
+
+/// Creates a file for this user alone, to be read and written. EEXIST if there is anything of that name.
+[[nodiscard]] SysResult<FileDescriptor> create_own(const std::string& path) noexcept;
 
 struct FileFacts {
     std::uint64_t device = 0;
@@ -36,6 +43,9 @@ struct AddressRange {
     std::uint64_t begin;
     std::uint64_t end;
 };
+
+/// The text of this process's main program; empty if that cannot be found out.
+[[nodiscard]] AddressRange program_text() noexcept;
 
 struct HugePageScan {
     /// How many ranges were found, and where the scan ended because there was no room for more.

@@ -107,19 +107,25 @@ SysResult<void> allocate_range(int fd, std::uint64_t offset, std::uint64_t lengt
     });
 }
 
-SysResult<std::size_t> write_zeros(int fd, std::size_t length, std::uint64_t offset) noexcept {
+SysResult<std::size_t> write_repeated(int fd, std::span<const std::byte> pattern, std::size_t length,
+                                      std::uint64_t offset) noexcept {
     if (const int error = detail::injected(Call::pwrite)) return sys_fail(error);
-    // One buffer that stays in the cache, again and again.
-    static constexpr std::size_t k_zeros = 64 * k_kib;
-    // Constant: what nobody can write to.
-    alignas(64) static constexpr std::array<std::byte, k_zeros> zeros{};
-    std::array<iovec, k_huge_page_size / k_zeros> parts;
+    std::array<iovec, 64> parts;
     std::size_t count = 0;
-    for (std::size_t left = std::min(length, std::size_t{k_huge_page_size}); left > 0; left -= parts[count++].iov_len)
-        parts[count] = {.iov_base = const_cast<std::byte*>(zeros.data()), .iov_len = std::min(left, k_zeros)};
+    std::size_t left = std::min(length, std::size_t{k_huge_page_size});
+    while (left > 0 && count < parts.size()) {
+        parts[count] = {.iov_base = const_cast<std::byte*>(pattern.data()), .iov_len = std::min(left, pattern.size())};
+        left -= parts[count++].iov_len;
+    }
     const ssize_t written = ::pwritev(fd, parts.data(), static_cast<int>(count), static_cast<off_t>(offset));
     if (written < 0) return sys_fail(errno);
     return static_cast<std::size_t>(written);
+}
+
+SysResult<std::size_t> write_zeros(int fd, std::size_t length, std::uint64_t offset) noexcept {
+    // One buffer that stays in the cache, again and again. Constant: what nobody can write to.
+    alignas(64) static constexpr std::array<std::byte, 64 * k_kib> zeros{};
+    return write_repeated(fd, zeros, length, offset);
 }
 
 SysResult<std::size_t> pread(int fd, void* bytes, std::size_t length, std::uint64_t offset) noexcept {
@@ -145,6 +151,18 @@ SysResult<void> register_barrier() noexcept {
 SysResult<void> barrier_on_all_threads() noexcept {
     return invoke(Call::membarrier,
                   [] { return static_cast<int>(::syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0)); });
+}
+
+SysResult<void> register_core_sync() noexcept {
+    return invoke(Call::membarrier, [] {
+        return static_cast<int>(::syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED_SYNC_CORE, 0, 0));
+    });
+}
+
+SysResult<void> sync_all_cores() noexcept {
+    return invoke(Call::membarrier, [] {
+        return static_cast<int>(::syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED_SYNC_CORE, 0, 0));
+    });
 }
 
 SysResult<void> prefer_node(void* address, std::size_t length, int node) noexcept {

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 
 #include "harena/base/os/sys_result.hpp"
@@ -24,6 +25,7 @@ SysResult<void> munlock(void* address, std::size_t length) noexcept;
 SysResult<void> madvise(void* address, std::size_t length, int advice) noexcept;
 
 /// Advice that is newer than the headers of some systems. Source: Linux, include/uapi/asm-generic/mman-common.h.
+inline constexpr int k_madv_populate_read = 22;   // Linux 5.14
 inline constexpr int k_madv_populate_write = 23;  // Linux 5.14
 inline constexpr int k_madv_collapse = 25;        // Linux 6.1
 
@@ -44,6 +46,10 @@ SysResult<void> allocate_range(int fd, std::uint64_t offset, std::uint64_t lengt
 [[nodiscard]] SysResult<std::size_t> pread(int fd, void* bytes, std::size_t length, std::uint64_t offset) noexcept;
 /// Writes zeros, at most 2 MiB a call. Returns how many.
 [[nodiscard]] SysResult<std::size_t> write_zeros(int fd, std::size_t length, std::uint64_t offset) noexcept;
+
+/// Writes `length` bytes that repeat `pattern`, at most 2 MiB a call. Returns how many.
+[[nodiscard]] SysResult<std::size_t> write_repeated(int fd, std::span<const std::byte> pattern, std::size_t length,
+                                                    std::uint64_t offset) noexcept;
 
 /// Soft limit of an RLIMIT_* resource; RLIM_INFINITY is the largest value.
 [[nodiscard]] SysResult<std::uint64_t> getrlimit(int resource) noexcept;
@@ -66,6 +72,11 @@ SysResult<void> uffd_unregister(int uffd, void* address, std::size_t length) noe
 SysResult<void> register_barrier() noexcept;
 /// When it returns, every running thread of the process has passed a full memory barrier since it was called.
 SysResult<void> barrier_on_all_threads() noexcept;
+
+/// Lets this process use `sync_all_cores`. Errors: EINVAL (before Linux 4.16), ENOSYS, EPERM (a sandbox).
+SysResult<void> register_core_sync() noexcept;
+/// When it returns, every running thread of the process has executed a serialising instruction since it was called.
+SysResult<void> sync_all_cores() noexcept;
 
 /// Wants new pages of the range on NUMA node `node` (below 64); others serve if that has none.
 SysResult<void> prefer_node(void* address, std::size_t length, int node) noexcept;
