@@ -23,7 +23,7 @@ TEST(TextPlace, text_is_an_area_marked_exec_with_its_pages) {
     const auto space = TextSpace::create({.name = "my jit"}).value();
     (void)space->text_alloc(16).value();
     VmSpace* const process = VmSpace::process().value();
-    const std::string info = process->vmallocinfo();
+    const std::string info = process->vmallocinfo().value();
     const auto at = info.find("[my jit]");
     ASSERT_NE(at, std::string::npos) << info;
     const std::string line = info.substr(at, info.find('\n', at) - at);
