@@ -13,10 +13,10 @@
 #include <cstring>
 #include <thread>
 
-#include "harena/base/fault_context_x86_64.hpp"
 #include "harena/arena/nofault.hpp"
 #include "harena/arena/process_arena.hpp"
 #include "harena/arena/test_support.hpp"
+#include "harena/base/fault_context_x86_64.hpp"
 #include "harena/base/os/fault_injection.hpp"
 #include "harena/exec/exception_table.hpp"
 

@@ -10,8 +10,8 @@
 #include <thread>
 #include <vector>
 
-#include "harena/base/fault_context_x86_64.hpp"
 #include "harena/arena/test_support.hpp"
+#include "harena/base/fault_context_x86_64.hpp"
 
 namespace harena {
 namespace {

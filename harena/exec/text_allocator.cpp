@@ -66,16 +66,9 @@ std::optional<std::uint64_t> TextAllocator::carve(std::uint64_t granules, std::u
     return chunks_.carve(wanted, granule_alignment);
 }
 
-void TextAllocator::count_piece(std::uint64_t bytes, bool added) noexcept {
-    const std::uint64_t sign = added ? 1 : ~std::uint64_t{0};
-    counts_.pieces += sign;
-    counts_.used_bytes += sign * bytes;
-    counts_.room_bytes += sign * offset_of(text_granules(bytes));
-}
-
 void TextAllocator::add_small(std::uint64_t granule, std::uint64_t bytes) noexcept {
     chunks_.find(granule)->add(in_chunk(granule), static_cast<std::uint32_t>(bytes));
-    count_piece(bytes, true);
+    count_added(bytes);
 }
 
 std::optional<std::uint64_t> TextAllocator::allocate(std::uint64_t bytes, std::uint64_t alignment) {
@@ -95,7 +88,7 @@ std::optional<std::uint64_t> TextAllocator::allocate(std::uint64_t bytes, std::u
         give(*granule, granules);
         throw;
     }
-    count_piece(bytes, true);
+    count_added(bytes);
     return offset_of(*granule);
 }
 
@@ -155,7 +148,7 @@ bool TextAllocator::free_untouched(std::uint64_t offset) noexcept {
     if (chunk == nullptr || offset % k_text_granule != 0) return false;
     const std::uint32_t bytes = chunk->untouched_at(in_chunk(granule));
     if (bytes == 0) return false;
-    count_piece(bytes, false);
+    count_removed(bytes);
     chunk->remove(in_chunk(granule));
     if (chunks_.removed_from(*chunk)) give(chunks_.remove(*chunk), TextChunk::k_granules);
     return true;
@@ -163,7 +156,7 @@ bool TextAllocator::free_untouched(std::uint64_t offset) noexcept {
 
 void TextAllocator::free(const TextPiece& piece) noexcept {
     const std::uint64_t granule = granule_of(piece.offset);
-    count_piece(piece.bytes, false);
+    count_removed(piece.bytes);
     if (TextChunk* const chunk = chunks_.find(granule)) {
         chunk->remove(in_chunk(granule));
         if (chunks_.removed_from(*chunk)) give(chunks_.remove(*chunk), TextChunk::k_granules);

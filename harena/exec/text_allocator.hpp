@@ -97,7 +97,16 @@ private:
     [[nodiscard]] bool make_chunk();
     [[nodiscard]] std::optional<std::uint64_t> carve(std::uint64_t granules, std::uint64_t alignment);
     void add_small(std::uint64_t granule, std::uint64_t bytes) noexcept;
-    void count_piece(std::uint64_t bytes, bool added) noexcept;
+    void count_added(std::uint64_t bytes) noexcept {
+        ++counts_.pieces;
+        counts_.used_bytes += bytes;
+        counts_.room_bytes += text_granules(bytes) * k_text_granule;
+    }
+    void count_removed(std::uint64_t bytes) noexcept {
+        --counts_.pieces;
+        counts_.used_bytes -= bytes;
+        counts_.room_bytes -= text_granules(bytes) * k_text_granule;
+    }
 
     // In granules. Of mapped blocks, what is in no chunk and no large piece; the rest is taken.
     RangeTree free_;

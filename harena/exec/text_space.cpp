@@ -117,8 +117,11 @@ Result<void*> TextSpace::text_alloc(std::uint64_t bytes, const TextOptions& opti
         return fail(EINVAL, "text's alignment is a power of two from {} to {}, not {}", k_text_granule, k_max_alignment,
                     options.alignment);
     const std::lock_guard lock{mutex_};
-    HARENA_TRY(const std::uint64_t offset, take(bytes, options.alignment));
-    std::byte* const piece = base_ + offset;
+    auto offset = allocator_.allocate(bytes, options.alignment);
+    if (!offset) [[unlikely]] {
+        HARENA_TRY(offset, take(bytes, options.alignment));
+    }
+    std::byte* const piece = base_ + *offset;
     if (!options.name.empty()) symbols_.add(reinterpret_cast<std::uint64_t>(piece), bytes, options.name);
     return static_cast<void*>(piece);
 } catch (const std::bad_alloc&) {

@@ -41,9 +41,9 @@ void TextSymbols::dump(std::uint64_t address, std::uint64_t bytes) noexcept {
     unwritten_.erase(piece);
 }
 
-void TextSymbols::remove(std::uint64_t address) noexcept {
-    if (!gdb_symbols_.empty()) gdb_symbols_.erase(address);
-    if (!unwritten_.empty()) unwritten_.erase(address);
+void TextSymbols::drop(std::uint64_t address) noexcept {
+    gdb_symbols_.erase(address);
+    unwritten_.erase(address);
 }
 
 }  // namespace harena

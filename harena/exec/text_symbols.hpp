@@ -38,11 +38,15 @@ public:
             dump(address, bytes);
     }
     /// It is nobody's text any more. A perf map only grows: perf goes by the last entry of an address.
-    void remove(std::uint64_t address) noexcept;
+    void remove(std::uint64_t address) noexcept {
+        if (!gdb_symbols_.empty() || !unwritten_.empty()) [[unlikely]]
+            drop(address);
+    }
 
     [[nodiscard]] std::uint64_t failures() const noexcept { return failures_; }
 
 private:
+    void drop(std::uint64_t address) noexcept;
     void dump(std::uint64_t address, std::uint64_t bytes) noexcept;
 
     std::optional<PerfMap> perf_map_;
