@@ -51,17 +51,6 @@ Result<void> keep_from_children(std::byte* at, std::size_t bytes) {
     return {};
 }
 
-/// Gives each page its memory now, by the kernel's hand: an error where a touch of ours would be a SIGBUS.
-Result<void> touch_pages(std::byte* at, std::size_t bytes) {
-    for (std::byte* page = at; page != at + bytes; page += k_page_size) {
-        if (const auto touched = os::fill_random(page, 1); !touched)
-            return fail(touched.error().code == EFAULT ? ENOMEM : touched.error().code,
-                        "no memory for {} bytes of secrets: {}", bytes, os::describe(touched.error()));
-        *page = std::byte{0};
-    }
-    return {};
-}
-
 Result<os::FileDescriptor> make_secret_file(std::size_t bytes) {
     auto file = os::memfd_secret();
     if (!file) return no_memfd_secret(file.error());
@@ -111,7 +100,17 @@ Result<void> map(SecretBackend backend, std::byte* at, std::size_t bytes) {
         HARENA_TRY(const os::FileDescriptor file, make_secret_file(bytes));
         HARENA_CHECK_OK(map_secret_file(file.get(), at, bytes));
     }
-    return touch_pages(at, bytes);
+    return touch(at, bytes);
+}
+
+Result<void> touch(std::byte* at, std::size_t bytes) {
+    for (std::byte* page = at; page != at + bytes; page += k_page_size) {
+        if (const auto touched = os::fill_random(page, 1); !touched)
+            return fail(touched.error().code == EFAULT ? ENOMEM : touched.error().code,
+                        "no memory for {} bytes of secrets: {}", bytes, os::describe(touched.error()));
+        *page = std::byte{0};
+    }
+    return {};
 }
 
 Result<void> make_file(HeldSecretFile& file, std::size_t bytes) {

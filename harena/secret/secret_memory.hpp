@@ -37,6 +37,10 @@ namespace secret_memory {
 /// Maps it. Errors: as above, and EBADF (its descriptor was closed by somebody else).
 [[nodiscard]] Result<void> map_file(const HeldSecretFile& file, std::byte* at, std::size_t bytes);
 
+/// Gives each page of a mapping its memory, by the kernel's hand: an error where a touch of ours would be a SIGBUS. The
+/// first byte of each is zero afterwards. Errors: ENOMEM.
+[[nodiscard]] Result<void> touch(std::byte* at, std::size_t bytes);
+
 /// Makes [at, at + bytes) a reservation again, whatever is mapped there.
 os::SysResult<void> unmap(std::byte* at, std::size_t bytes) noexcept;
 
