@@ -26,7 +26,7 @@ public:
     /// The canary number `index` under `key`.
     Canary(const CanaryKey& key, std::uint64_t index) noexcept {
         const std::uint64_t mixed = mix(key, index);
-        words_ = {mixed | k_no_zeros, (mixed * k_odd ^ key.second) | k_no_zeros};
+        words_ = {mixed | k_no_zeros, (mixed * k_odd ^ mixed >> 7) | k_no_zeros};
     }
     /// The same with `key` itself: bytes before the first secret.
     static void make_usable(CanaryKey& key) noexcept {
@@ -66,9 +66,9 @@ private:
 
     [[nodiscard]] static std::uint64_t mix(const CanaryKey& key, std::uint64_t index) noexcept {
         std::uint64_t x = (key.first ^ index) * k_odd;
-        x ^= x >> 32;
-        x *= key.second | 1;
-        return x ^ (x >> 29);
+        x = (x ^ x >> 32 ^ key.second) * k_odd;
+        x = (x ^ x >> 29) * k_odd;
+        return x ^ x >> 32;
     }
     [[nodiscard]] const std::byte* bytes() const noexcept { return reinterpret_cast<const std::byte*>(words_.data()); }
     /// Calls `work(at, from, count)` for pieces of [begin, end) that are bytes [from, from + count) of the canary, as

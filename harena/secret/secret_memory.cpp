@@ -132,6 +132,13 @@ os::SysResult<void> unmap(std::byte* at, std::size_t bytes) noexcept {
     return {};
 }
 
+void end_reservation(std::optional<NotInherited>& guard, std::byte* at, std::size_t bytes) noexcept {
+    // If the kernel refuses, the memory goes before its guard: better that a child has a hole there than the secrets.
+    if (!unmap(at, bytes)) (void)os::munmap(at, bytes);
+    guard.reset();
+    (void)os::munmap(at, bytes);
+}
+
 }  // namespace secret_memory
 
 }  // namespace harena

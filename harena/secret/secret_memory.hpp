@@ -3,8 +3,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string_view>
 
+#include "harena/base/not_inherited.hpp"
 #include "harena/base/os/sys_result.hpp"
 #include "harena/base/result.hpp"
 #include "harena/secret/secret_fork_gate.hpp"
@@ -43,6 +45,10 @@ namespace secret_memory {
 
 /// Makes [at, at + bytes) a reservation again, whatever is mapped there.
 os::SysResult<void> unmap(std::byte* at, std::size_t bytes) noexcept;
+
+/// Ends a reservation and all that is mapped in it. First it is all reservation: `guard` lets children inherit what is
+/// mapped when it goes.
+void end_reservation(std::optional<NotInherited>& guard, std::byte* at, std::size_t bytes) noexcept;
 
 }  // namespace secret_memory
 

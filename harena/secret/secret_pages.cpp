@@ -68,8 +68,7 @@ SecretPages::~SecretPages() {
         precondition(windows_ == 0, "secret pages are destroyed while a window is open");
         if (show()) wipe(base_, bytes());
     }
-    not_inherited_.reset();
-    (void)os::munmap(base_ - k_guard, bytes() + 2 * k_guard);
+    secret_memory::end_reservation(not_inherited_, base_ - k_guard, bytes() + 2 * k_guard);
 }
 
 Result<void> SecretPages::show() {

@@ -47,8 +47,7 @@ Result<std::unique_ptr<SecretSpace>> SecretSpace::create(const SecretSpaceOption
 }
 
 SecretSpace::~SecretSpace() {
-    not_inherited_.reset();
-    (void)os::munmap(base_ - k_page_size, (pages_ + k_guard_pages) * k_page_size);
+    secret_memory::end_reservation(not_inherited_, base_ - k_page_size, (pages_ + k_guard_pages) * k_page_size);
 }
 
 Result<SecretSpan> SecretSpace::map(std::uint64_t pages) try {

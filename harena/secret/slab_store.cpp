@@ -131,6 +131,7 @@ Result<void> SlabStore::grow(std::uint64_t pages) try {
     {
         const std::lock_guard lock{mutex_};
         if (blocks_.has(pages)) return {};  // another thread made them
+        if (blocks_.count() == 0) next_block_ = SecretBlocks::k_first_pages;
     }
     const std::uint64_t fewest = std::max(pages, SecretBlocks::k_fewest_pages);
     std::uint64_t wanted = std::max(next_block_, fewest);
