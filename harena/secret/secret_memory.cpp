@@ -128,15 +128,18 @@ os::SysResult<void> unmap(std::byte* at, std::size_t bytes) noexcept {
     const auto reserved =
         os::mmap(at, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
     if (!reserved) return std::unexpected{reserved.error()};
-    (void)os::madvise(at, bytes, MADV_DONTFORK);  // one mapping with its neighbours
     return {};
 }
 
+// They are kept from children, so what is of them must be, too.
+void join(std::byte* at, std::size_t bytes) noexcept { (void)os::madvise(at, bytes, MADV_DONTFORK); }
+
 void end_reservation(std::optional<NotInherited>& guard, std::byte* at, std::size_t bytes) noexcept {
     // If the kernel refuses, the memory goes before its guard: better that a child has a hole there than the secrets.
-    if (!unmap(at, bytes)) (void)os::munmap(at, bytes);
+    const bool reserved = unmap(at, bytes).has_value();
+    if (!reserved) (void)os::munmap(at, bytes);
     guard.reset();
-    (void)os::munmap(at, bytes);
+    if (reserved) (void)os::munmap(at, bytes);
 }
 
 }  // namespace secret_memory

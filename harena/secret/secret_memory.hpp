@@ -43,8 +43,10 @@ namespace secret_memory {
 /// first byte of each is zero afterwards. Errors: ENOMEM.
 [[nodiscard]] Result<void> touch(std::byte* at, std::size_t bytes);
 
-/// Makes [at, at + bytes) a reservation again, whatever is mapped there.
+/// Makes [at, at + bytes) a reservation again, whatever is mapped there. It stays a mapping of its own.
 os::SysResult<void> unmap(std::byte* at, std::size_t bytes) noexcept;
+/// Makes it one mapping with the reservations beside it.
+void join(std::byte* at, std::size_t bytes) noexcept;
 
 /// Ends a reservation and all that is mapped in it. First it is all reservation: `guard` lets children inherit what is
 /// mapped when it goes.

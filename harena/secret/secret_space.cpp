@@ -92,6 +92,7 @@ void SecretSpace::release(const SecretSpan& span) noexcept {
         stuck_.push_back(span);
         return;
     }
+    secret_memory::join(span.begin, span.bytes());
     free_.give(VmPage{static_cast<std::uint64_t>(span.begin - base_) / k_page_size}, span.pages + k_guard_pages);
     --spans_;
     mapped_pages_ -= span.pages;
