@@ -24,9 +24,8 @@ public:
     static constexpr std::size_t k_bytes = 16;
 
     /// The canary number `index` under `key`.
-    Canary(const CanaryKey& key, std::uint64_t index) noexcept {
-        const std::uint64_t mixed = mix(key, index);
-        words_ = {mixed | k_no_zeros, (mixed * k_odd ^ mixed >> 7) | k_no_zeros};
+    Canary(const CanaryKey& key, std::uint64_t index) noexcept : mixed_{mix(key, index)} {
+        words_ = {mixed_ | k_no_zeros, (mixed_ * k_odd ^ mixed_ >> 7) | k_no_zeros};
     }
     /// The same with `key` itself: bytes before the first secret.
     static void make_usable(CanaryKey& key) noexcept {
@@ -56,12 +55,13 @@ public:
     }
 
     /// 16 bits that only who knows the key can make of `value`: for records outside of the secret memory.
-    [[nodiscard]] static std::uint16_t check_of(const CanaryKey& key, std::uint64_t index, std::uint64_t value) noexcept {
-        return static_cast<std::uint16_t>(mix(key, index ^ std::rotl(value, 20)) >> 40);
+    [[nodiscard]] std::uint16_t check_of(std::uint64_t value) const noexcept {
+        return static_cast<std::uint16_t>((mixed_ ^ value * k_other_odd) * k_odd >> 48);
     }
 
 private:
     static constexpr std::uint64_t k_no_zeros = 0x0101'0101'0101'0101;
+    static constexpr std::uint64_t k_other_odd = 0xd6e8'feb8'6659'fd93;
     static constexpr std::uint64_t k_odd = 0x9e37'79b9'7f4a'7c15;
 
     [[nodiscard]] static std::uint64_t mix(const CanaryKey& key, std::uint64_t index) noexcept {
@@ -84,6 +84,7 @@ private:
         return true;
     }
 
+    std::uint64_t mixed_;
     std::array<std::uint64_t, 2> words_;
 };
 

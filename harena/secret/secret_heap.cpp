@@ -40,10 +40,16 @@ Result<void*> SecretHeap::alloc(std::size_t bytes, const SecretAllocOptions& opt
         return pass_on(fork_guard_.check("the secret heap").error());
     if (bytes - 1 < k_largest_slot && options.alignment <= 16 && !options.guarded &&
         std::has_single_bit(options.alignment)) [[likely]] {
-        auto slot = take_slot(class_for(bytes));
-        if (!slot) [[unlikely]]
-            return pass_on(std::move(slot).error());
-        return make_live(*slot, bytes);
+        const ClassIndex index = class_for(bytes);
+        SecretCache* const cache = caches_.mine();
+        if (cache != nullptr && cache->owner_lock().try_lock()) [[likely]] {
+            std::byte* const slot = cache->pop(index);
+            cache->owner_lock().unlock();
+            if (slot != nullptr) [[likely]]
+                return make_live(slot, bytes, cache);
+        }
+        HARENA_TRY(std::byte* const slot, take_slot(index));
+        return make_live(slot, bytes, caches_.mine());
     }
     if (bytes == 0) return fail(EINVAL, "a secret of 0 bytes: it takes 1 or more");
     if (!std::has_single_bit(options.alignment) || options.alignment > k_page_size)
@@ -55,12 +61,12 @@ Result<void*> SecretHeap::alloc(std::size_t bytes, const SecretAllocOptions& opt
     return alloc_run(bytes, options.alignment);
 }
 
-void* SecretHeap::make_live(std::byte* slot, std::size_t bytes) noexcept {
+void* SecretHeap::make_live(std::byte* slot, std::size_t bytes, SecretCache* cache) noexcept {
     Slab* const slab = store_.slab_of(slot);
     if (slab == nullptr) [[unlikely]]
         stop_after(Violation::record_overwritten, slot);
     slab->make_live(slot, bytes);
-    if (SecretCache* const cache = caches_.mine()) [[likely]]
+    if (cache != nullptr) [[likely]]
         cache->counts().add(bytes);
     else
         caches_.count_without_cache([bytes](SecretCounts& counts) { counts.add(bytes); });
@@ -68,17 +74,12 @@ void* SecretHeap::make_live(std::byte* slot, std::size_t bytes) noexcept {
 }
 
 Result<std::byte*> SecretHeap::take_slot(ClassIndex index) {
-    SecretCache* const cache = caches_.mine();
-    if (cache == nullptr || !cache->owner_lock().try_lock()) [[unlikely]]
-        return take_slot_slowly(index);
-    std::byte* slot = cache->pop(index);
-    if (slot == nullptr) {
-        const auto refilled = cache->refill(store_, index);
-        if (refilled) slot = cache->pop(index);
+    if (SecretCache* const cache = caches_.mine(); cache != nullptr && cache->owner_lock().try_lock()) {
+        std::byte* slot = cache->pop(index);
+        if (slot == nullptr && cache->refill(store_, index)) slot = cache->pop(index);
+        cache->owner_lock().unlock();
+        if (slot != nullptr) return slot;
     }
-    cache->owner_lock().unlock();
-    if (slot != nullptr) [[likely]]
-        return slot;
     return take_slot_slowly(index);
 }
 

@@ -77,10 +77,11 @@ public:
 
 private:
     SecretHeap(const SecretHeapOptions& options, std::unique_ptr<SecretSpace> space);
+    /// A free slot where the thread's cache has none.
     [[nodiscard]] Result<std::byte*> take_slot(ClassIndex index);
     [[nodiscard]] Result<std::byte*> take_slot_slowly(ClassIndex index);
     [[nodiscard]] Result<void*> alloc_run(std::size_t bytes, std::size_t alignment);
-    void* make_live(std::byte* slot, std::size_t bytes) noexcept;
+    void* make_live(std::byte* slot, std::size_t bytes, SecretCache* cache) noexcept;
 
     SecretHeapOptions options_;
     ForkGuard fork_guard_;

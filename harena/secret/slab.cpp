@@ -11,7 +11,7 @@ void Slab::explain(std::uint32_t i, std::uint32_t before) const noexcept {
     const std::uint32_t last = size_class().slots - 1;
     if (!canary_is_intact(0) && !canary_is_intact(last / 2) && !canary_is_intact(last))
         stop_after(Violation::underrun, slot(0));
-    if (before != word(i, bytes)) stop_after(Violation::record_overwritten, at);
+    if (before != word(canary(i), bytes)) stop_after(Violation::record_overwritten, at);
     if (bytes == 0) stop_after(Violation::double_free, at);
     if (i != 0 && !canary_is_intact(i - 1) && canary_is_intact(i)) stop_after(Violation::underrun, at, bytes);
     stop_after(Violation::overrun, at, bytes);

@@ -35,8 +35,9 @@ public:
         Canary::make_usable(key());
         const std::uint32_t slots = size_class().slots;
         for (std::uint32_t i = 0; i < slots; ++i) {
-            words_[i].store(word(i, 0), std::memory_order_relaxed);
-            canary(i).put(slot(i) + size_class().room());
+            const Canary after = canary(i);
+            words_[i].store(word(after, 0), std::memory_order_relaxed);
+            after.put(slot(i) + size_class().room());
         }
         free_ = {slots >= 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << slots) - 1,
                  slots > 64 ? (std::uint64_t{1} << (slots - 64)) - 1 : 0};
@@ -69,26 +70,32 @@ public:
         const auto i = index_of(at);
         if (!i) stop_after(Violation::record_overwritten, at);
         const Canary after = canary(*i);
-        if (words_[*i].load(std::memory_order_relaxed) != word(*i, 0)) stop_after(Violation::record_overwritten, at);
+        if (words_[*i].load(std::memory_order_relaxed) != word(after, 0)) stop_after(Violation::record_overwritten, at);
         std::byte* const end = at + size_class().room();
         if (!is_zero(at, size_class().room())) stop_after(Violation::written_after_free, at);
         if (!after.intact(end)) stop_after(Violation::overrun, at);
         after.fill(at + bytes, end);
-        words_[*i].store(word(*i, bytes), std::memory_order_release);
+        words_[*i].store(word(after, bytes), std::memory_order_release);
     }
     /// A secret becomes a free slot of zeros. Aborts if it is none, or something was written round it. Returns its size.
     std::size_t make_free(std::byte* at) noexcept {
         const auto i = index_of(at);
         if (!i) stop_after(Violation::not_allocated, at);
-        // Of two frees, one finds the other's word.
-        const std::uint32_t before = words_[*i].exchange(word(*i, 0), std::memory_order_acq_rel);
-        const std::size_t bytes = before & k_size_mask;
         const Canary after = canary(*i);
-        std::byte* const end = at + size_class().room();
-        if (before != word(*i, bytes) || bytes == 0 || !after.intact(end) || !after.intact(at + bytes, end) ||
-            (*i != 0 && !canary(*i - 1).intact(at - Canary::k_bytes)))
+        const std::size_t room = size_class().room();
+        // All that does not need the word comes before the atomic step, which is a barrier.
+        const bool in_bounds =
+            after.intact(at + room) && (*i == 0 || canary(*i - 1).intact(at - Canary::k_bytes));
+        const std::uint32_t freed = word(after, 0);
+        // Of two frees, one finds the other's word.
+        const std::uint32_t before = words_[*i].exchange(freed, std::memory_order_acq_rel);
+        const std::size_t bytes = before & k_size_mask;
+        if (!in_bounds || before != word(after, bytes) || bytes == 0 || !after.intact(at + bytes, at + room))
             explain(*i, before);
-        wipe(at, size_class().room());
+        if (room <= k_most_wiped_by_words)
+            wipe_words(at, room);
+        else
+            wipe(at, room);
         return bytes;
     }
     /// Of a secret; 0 of what is none.
@@ -117,18 +124,19 @@ private:
         if (i >= size_class().slots || std::uint64_t{i} * size_class().slot_bytes != offset) return std::nullopt;
         return i;
     }
-    /// What is recorded of slot `i` when it has a secret of so many bytes; 0: it is free.
-    [[nodiscard]] std::uint32_t word(std::uint32_t i, std::size_t bytes) const noexcept {
-        return static_cast<std::uint32_t>(bytes) | std::uint32_t{Canary::check_of(key(), i, bytes)} << 16;
+    /// What is recorded of the slot before this canary when it has a secret of so many bytes; 0: it is free.
+    [[nodiscard]] static std::uint32_t word(const Canary& after, std::size_t bytes) noexcept {
+        return static_cast<std::uint32_t>(bytes) | std::uint32_t{after.check_of(bytes)} << 16;
     }
     [[nodiscard]] static bool is_zero(const std::byte* at, std::size_t bytes) noexcept {
-        std::uint64_t any = 0;
+        std::array<std::uint64_t, 2> any{};
         for (std::size_t i = 0; i < bytes; i += sizeof any) {
-            std::uint64_t part = 0;
+            std::array<std::uint64_t, 2> part;
             std::memcpy(&part, at + i, sizeof part);
-            any |= part;
+            any[0] |= part[0];
+            any[1] |= part[1];
         }
-        return any == 0;
+        return (any[0] | any[1]) == 0;
     }
     /// Says what is wrong with slot `i`, whose word was `before` it was freed.
     [[noreturn]] void explain(std::uint32_t i, std::uint32_t before) const noexcept;
@@ -138,7 +146,7 @@ private:
     std::uint32_t free_slots_ = 0;
     // Invariant: bit i is set iff slot i is in the slab; `free_slots_` is how many are.
     std::array<std::uint64_t, 2> free_{};
-    // Invariant: word(i, size of the secret) if slot i is live, word(i, 0) if it is free.
+    // Invariant: word(canary(i), size of the secret) if slot i is live, word(canary(i), 0) if it is free.
     alignas(128) std::array<std::atomic<std::uint32_t>, k_most_slots> words_{};
 };
 

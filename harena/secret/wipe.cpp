@@ -9,8 +9,6 @@ namespace harena {
 namespace {
 
 constexpr std::size_t k_word = sizeof(std::uint64_t);
-// Above it the library's wide stores are faster.
-constexpr std::size_t k_most_by_words = 256;
 
 std::uint64_t word_at(const std::byte* at) noexcept {
     std::uint64_t word = 0;
@@ -21,15 +19,15 @@ std::uint64_t word_at(const std::byte* at) noexcept {
 }  // namespace
 
 void wipe(void* at, std::size_t bytes) noexcept {
-    if (bytes > k_most_by_words) {
+    if (bytes > k_most_wiped_by_words) {
         ::explicit_bzero(at, bytes);
         return;
     }
     auto* const begin = static_cast<std::byte*>(at);
     std::size_t done = 0;
     if (reinterpret_cast<std::uintptr_t>(begin) % k_word == 0) {
-        using Word [[gnu::may_alias]] = std::uint64_t;
-        for (; done + k_word <= bytes; done += k_word) *reinterpret_cast<volatile Word*>(begin + done) = 0;
+        done = bytes / k_word * k_word;
+        wipe_words(begin, done);
     }
     for (; done < bytes; ++done) *static_cast<volatile std::byte*>(begin + done) = std::byte{0};
 }
