@@ -26,6 +26,8 @@ using harena::SecretBytes;
 using harena::SecretHeap;
 
 constexpr std::size_t k_longest_key = 4096;
+/// From this size on, bytes that are like the key are a copy of it.
+constexpr std::size_t k_rare = 16;
 
 Result<int> open_file(const std::string& path) {
     const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
@@ -49,7 +51,12 @@ Result<SecretBytes> read_key(SecretHeap& heap, const std::string& path) {
     return key;
 }
 
-Result<std::string> hmac_of(int file, const SecretBytes& key) {
+struct Hmac {
+    std::string text;
+    std::size_t copies_of_key;  // outside of secret memory, while OpenSSL has the key
+};
+
+Result<Hmac> hmac_of(int file, const SecretBytes& key) {
     const std::unique_ptr<EVP_MAC, decltype(&EVP_MAC_free)> mac{EVP_MAC_fetch(nullptr, "HMAC", nullptr), &EVP_MAC_free};
     const std::unique_ptr<EVP_MAC_CTX, decltype(&EVP_MAC_CTX_free)> context{EVP_MAC_CTX_new(mac.get()),
                                                                             &EVP_MAC_CTX_free};
@@ -65,11 +72,12 @@ Result<std::string> hmac_of(int file, const SecretBytes& key) {
         good = EVP_MAC_update(context.get(), piece.data(), static_cast<std::size_t>(got)) == 1;
     std::array<unsigned char, EVP_MAX_MD_SIZE> out;
     std::size_t size = 0;
+    const std::size_t copies = key.size() < k_rare ? 0 : harena::example::copies_outside(key.bytes());
     if (!good || got < 0 || EVP_MAC_final(context.get(), out.data(), &size, out.size()) != 1)
         return harena::fail(EIO, "the HMAC cannot be computed");
     std::string text;
     for (std::size_t i = 0; i < size; ++i) text += fmt::format("{:02x}", out[i]);
-    return text;
+    return Hmac{text, copies};
 }
 
 Result<void> run(int argc, char** argv) {
@@ -84,9 +92,9 @@ Result<void> run(int argc, char** argv) {
     if (argc > 2) {
         HARENA_TRY(file, open_file(argv[2]));
     }
-    HARENA_TRY(const std::string text, hmac_of(file, key));
-    fmt::print("{}\n", text);
-    if (key.size() >= 16) fmt::print("copies outside of secret memory: {}\n", harena::example::copies_outside(key.bytes()));
+    HARENA_TRY(const Hmac hmac, hmac_of(file, key));
+    fmt::print("{}\n", hmac.text);
+    if (key.size() >= k_rare) fmt::print("copies outside of secret memory: {}\n", hmac.copies_of_key);
     const harena::SecretStatistics statistics = heap.statistics();
     fmt::print("{} secrets in {} KiB of {}\n", statistics.live, statistics.locked_bytes / 1024, name_of(statistics.backend));
     return {};
