@@ -96,7 +96,8 @@ Result<void> run(int argc, char** argv) {
     fmt::print("{}\n", hmac.text);
     if (key.size() >= k_rare) fmt::print("copies outside of secret memory: {}\n", hmac.copies_of_key);
     const harena::SecretStatistics statistics = heap.statistics();
-    fmt::print("{} secrets in {} KiB of {}\n", statistics.live, statistics.locked_bytes / 1024, name_of(statistics.backend));
+    fmt::print("{} secrets in {} KiB of {}\n", statistics.live, statistics.locked_bytes / 1024,
+               name_of(statistics.backend));
     return {};
 }
 

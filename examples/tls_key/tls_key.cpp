@@ -101,9 +101,11 @@ Result<Certificate> self_signed(EVP_PKEY* key) {
     X509_gmtime_adj(X509_getm_notAfter(certificate.get()), 3600);
     X509_set_pubkey(certificate.get(), key);
     X509_NAME* const name = X509_get_subject_name(certificate.get());
-    X509_NAME_add_entry_by_txt(name, "CN", MBSTRING_ASC, reinterpret_cast<const unsigned char*>("localhost"), -1, -1, 0);
+    X509_NAME_add_entry_by_txt(name, "CN", MBSTRING_ASC, reinterpret_cast<const unsigned char*>("localhost"), -1, -1,
+                               0);
     X509_set_issuer_name(certificate.get(), name);
-    if (X509_sign(certificate.get(), key, EVP_sha256()) == 0) return openssl_error("the certificate could not be signed");
+    if (X509_sign(certificate.get(), key, EVP_sha256()) == 0)
+        return openssl_error("the certificate could not be signed");
     return certificate;
 }
 
@@ -123,7 +125,8 @@ Result<std::string> shake_hands(SSL_CTX* server_context, SSL_CTX* client_context
         const int by_client = SSL_do_handshake(client.get());
         const int by_server = SSL_do_handshake(server.get());
         if (by_client == 1 && by_server == 1) return std::string{SSL_get_version(client.get())};
-        if (SSL_get_error(client.get(), by_client) == SSL_ERROR_SSL || SSL_get_error(server.get(), by_server) == SSL_ERROR_SSL)
+        if (SSL_get_error(client.get(), by_client) == SSL_ERROR_SSL ||
+            SSL_get_error(server.get(), by_server) == SSL_ERROR_SSL)
             break;
     }
     return openssl_error("the handshake failed");
@@ -149,7 +152,8 @@ Result<void> run(int handshakes) {
 
     const Context server{SSL_CTX_new(TLS_server_method())};
     const Context client{SSL_CTX_new(TLS_client_method())};
-    if (SSL_CTX_use_certificate(server.get(), certificate.get()) != 1 || SSL_CTX_use_PrivateKey(server.get(), key.get()) != 1)
+    if (SSL_CTX_use_certificate(server.get(), certificate.get()) != 1 ||
+        SSL_CTX_use_PrivateKey(server.get(), key.get()) != 1)
         return openssl_error("the server cannot use the key");
     X509_STORE_add_cert(SSL_CTX_get_cert_store(client.get()), certificate.get());
     SSL_CTX_set_verify(client.get(), SSL_VERIFY_PEER, nullptr);

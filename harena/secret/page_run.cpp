@@ -20,7 +20,8 @@ struct PageRun {
     [[nodiscard]] Canary canary() const noexcept { return {key(), 0}; }
     [[nodiscard]] std::byte* end() const noexcept { return pages.begin + pages.bytes(); }
     [[nodiscard]] std::uint16_t expected_check() const noexcept {
-        return Canary{key(), reinterpret_cast<std::uint64_t>(at) ^ (own_span ? 1 : 0)}.check_of(bytes ^ pages.pages << 42);
+        return Canary{key(), reinterpret_cast<std::uint64_t>(at) ^ (own_span ? 1 : 0)}.check_of(bytes ^ pages.pages
+                                                                                                            << 42);
     }
 };
 

@@ -168,7 +168,8 @@ void live(bench::Report& report) {
             keys.push_back(*key);
         }
         const auto count = static_cast<double>(keys.size());
-        return Live{count, static_cast<double>(locked_bytes() - locked) / count, static_cast<double>(mappings() - maps)};
+        return Live{count, static_cast<double>(locked_bytes() - locked) / count,
+                    static_cast<double>(mappings() - maps)};
     });
     const Live sodium = in_child<Live>([] {
         must(sodium_init() >= 0, "libsodium");
@@ -176,7 +177,8 @@ void live(bench::Report& report) {
         const std::uint64_t maps = mappings();
         double count = 0;
         while (count < k_million && sodium_malloc(k_key_bytes) != nullptr) ++count;
-        return Live{count, static_cast<double>(locked_bytes() - locked) / count, static_cast<double>(mappings() - maps)};
+        return Live{count, static_cast<double>(locked_bytes() - locked) / count,
+                    static_cast<double>(mappings() - maps)};
     });
     const std::string note = fmt::format("{} live; libsodium fails at {}", ours.secrets, sodium.secrets);
     report.add("secret.live_1m", {ours.locked_bytes, sodium.locked_bytes}, "libsodium", "bytes",
@@ -201,7 +203,8 @@ void window(bench::Report& report) {
                    },
                    [&] {
                        return 1e-3 * each_ns(k_rounds, [&] {
-                                  ::mprotect(const_cast<std::byte*>(peer), k_pages * k_page_size, PROT_READ | PROT_WRITE);
+                                  ::mprotect(const_cast<std::byte*>(peer), k_pages * k_page_size,
+                                             PROT_READ | PROT_WRITE);
                                   *peer = std::byte{1};
                                   ::mprotect(const_cast<std::byte*>(peer), k_pages * k_page_size, PROT_NONE);
                               });
@@ -250,7 +253,8 @@ void direct_map(bench::Report& report) {
     for (int round = 0; round < 3; ++round) {
         const double first = ours();
         const double second = peer();
-        rounds += fmt::format(" {:.0f}/{:.0f}", first / static_cast<double>(k_mib), second / static_cast<double>(k_mib));
+        rounds +=
+            fmt::format(" {:.0f}/{:.0f}", first / static_cast<double>(k_mib), second / static_cast<double>(k_mib));
         sum.ours += first / static_cast<double>(k_mib);
         sum.peer += second / static_cast<double>(k_mib);
     }

@@ -33,8 +33,9 @@ std::byte* SecretBlocks::take(std::uint64_t pages) noexcept {
 }
 
 void SecretBlocks::give(const std::byte* first, std::uint64_t pages) noexcept {
-    Block& block = *std::prev(std::ranges::upper_bound(
-        blocks_, first, {}, [](const Block& one) { return static_cast<const std::byte*>(one.span.begin); }));
+    Block& block = *std::prev(std::ranges::upper_bound(blocks_, first, {}, [](const Block& one) {
+        return static_cast<const std::byte*>(one.span.begin);
+    }));
     const auto page = static_cast<std::uint64_t>(first - block.span.begin) / k_page_size;
     block.used.clear_range(page, page + pages);
     block.free_pages += pages;

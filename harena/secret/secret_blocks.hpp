@@ -15,9 +15,9 @@ namespace harena {
 /// Not thread-safe: `SlabStore` has the lock.
 class SecretBlocks {
 public:
-    static constexpr std::uint64_t k_first_pages = 64;    // 256 KiB
-    static constexpr std::uint64_t k_most_pages = 512;    // 2 MiB
-    static constexpr std::uint64_t k_fewest_pages = 4;    // 16 KiB
+    static constexpr std::uint64_t k_first_pages = 64;  // 256 KiB
+    static constexpr std::uint64_t k_most_pages = 512;  // 2 MiB
+    static constexpr std::uint64_t k_fewest_pages = 4;  // 16 KiB
 
     /// The first of `pages` adjoining pages, all zero; null if no block has so many.
     [[nodiscard]] std::byte* take(std::uint64_t pages) noexcept;

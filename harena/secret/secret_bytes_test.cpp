@@ -26,7 +26,8 @@ static_assert(!std::is_copy_constructible_v<SecretString> && !std::is_copy_assig
 static_assert(std::is_nothrow_move_constructible_v<SecretBytes> && std::is_nothrow_move_assignable_v<SecretString>);
 static_assert(!fmt::is_formattable<SecretBytes>::value && !fmt::is_formattable<SecretString>::value);
 static_assert(!Streams<SecretBytes> && !Streams<SecretString>);
-static_assert(!std::is_convertible_v<SecretString, std::string_view> && !std::is_convertible_v<SecretString, std::string>);
+static_assert(!std::is_convertible_v<SecretString, std::string_view> &&
+              !std::is_convertible_v<SecretString, std::string>);
 
 class SecretBytesTest : public test::SecretHeapTest {};
 

@@ -97,8 +97,8 @@ public:
         return find_mine();
     }
 
-    /// Gives the slots of all caches back to the store, and keeps all caches empty as long as this object lives. Where a
-    /// sandbox forbids membarrier(2), after it was allowed before, only the calling thread's are given back.
+    /// Gives the slots of all caches back to the store, and keeps all caches empty as long as this object lives. Where
+    /// a sandbox forbids membarrier(2), after it was allowed before, only the calling thread's are given back.
     class [[nodiscard]] Drained {
     public:
         explicit Drained(SecretCaches& caches) noexcept;

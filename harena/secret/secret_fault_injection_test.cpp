@@ -26,7 +26,8 @@ bool fails_now() {
 
 }  // namespace
 
-// All that layer code uses, apart from arrays of plain numbers; the compiler shall not see that they are malloc and free.
+// All that layer code uses, apart from arrays of plain numbers; the compiler shall not see that they are malloc and
+// free.
 [[gnu::noinline]] void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept {
     return fails_now() ? nullptr : std::malloc(bytes == 0 ? 1 : bytes);
 }
@@ -158,21 +159,20 @@ struct Failing {
 };
 
 class SecretLayerFails : public testing::TestWithParam<Failing> {};
-INSTANTIATE_TEST_SUITE_P(
-    Calls, SecretLayerFails,
-    testing::Values(Failing{Call::mmap, ENOMEM, false, false, "mmap"},
-                    Failing{Call::madvise, ENOMEM, false, false, "madvise"},
-                    Failing{Call::memfd_secret, EMFILE, false, false, "memfd_secret"},
-                    Failing{Call::ftruncate, EINVAL, false, false, "ftruncate"},
-                    Failing{Call::getrandom, EFAULT, false, false, "getrandom"},
-                    Failing{Call::stat, ENOMEM, false, false, "stat"},
-                    Failing{Call::membarrier, EPERM, true, false, "membarrier"},
-                    Failing{Call::mmap, EAGAIN, false, true, "mmap_on_mlock"},
-                    Failing{Call::madvise, ENOMEM, false, true, "madvise_on_mlock"},
-                    Failing{Call::mprotect, ENOMEM, false, true, "mprotect_on_mlock"},
-                    Failing{Call::mlock, EPERM, false, true, "mlock_on_mlock"},
-                    Failing{Call::getrandom, ENOSYS, false, true, "getrandom_on_mlock"}),
-    [](const auto& parameter) { return parameter.param.name; });
+INSTANTIATE_TEST_SUITE_P(Calls, SecretLayerFails,
+                         testing::Values(Failing{Call::mmap, ENOMEM, false, false, "mmap"},
+                                         Failing{Call::madvise, ENOMEM, false, false, "madvise"},
+                                         Failing{Call::memfd_secret, EMFILE, false, false, "memfd_secret"},
+                                         Failing{Call::ftruncate, EINVAL, false, false, "ftruncate"},
+                                         Failing{Call::getrandom, EFAULT, false, false, "getrandom"},
+                                         Failing{Call::stat, ENOMEM, false, false, "stat"},
+                                         Failing{Call::membarrier, EPERM, true, false, "membarrier"},
+                                         Failing{Call::mmap, EAGAIN, false, true, "mmap_on_mlock"},
+                                         Failing{Call::madvise, ENOMEM, false, true, "madvise_on_mlock"},
+                                         Failing{Call::mprotect, ENOMEM, false, true, "mprotect_on_mlock"},
+                                         Failing{Call::mlock, EPERM, false, true, "mlock_on_mlock"},
+                                         Failing{Call::getrandom, ENOSYS, false, true, "getrandom_on_mlock"}),
+                         [](const auto& parameter) { return parameter.param.name; });
 
 /// Fails as `FailCall` does; and, if asked to, has no memfd_secret.
 class FailCallOnMlock final : public os::FaultInjector {

@@ -12,7 +12,7 @@ namespace harena {
 namespace {
 
 struct Gate {
-    std::mutex mutex;                       // the gate itself; protects the list
+    std::mutex mutex;  // the gate itself; protects the list
     HeldSecretFile* first_held = nullptr;
 };
 
@@ -36,10 +36,11 @@ Result<void> HeldSecretFile::check() const {
     if (!facts && facts.error().code != EBADF)
         return os::fail_with(facts.error(), "cannot tell which file the secret memory is");
     if (!facts || !facts->same_file(facts_))
-        return fail(EBADF,
-                    "descriptor {} was that of secret memory, and somebody else closed it: what was in it is lost; look "
-                    "for code that closes descriptors that it did not open",
-                    file_.get());
+        return fail(
+            EBADF,
+            "descriptor {} was that of secret memory, and somebody else closed it: what was in it is lost; look "
+            "for code that closes descriptors that it did not open",
+            file_.get());
     return {};
 }
 

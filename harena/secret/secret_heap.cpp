@@ -21,9 +21,8 @@ Result<std::unique_ptr<SecretHeap>> SecretHeap::create(const SecretHeapOptions& 
     // The gate first: docs/locking.md, "Fork".
     HARENA_TRY(const SecretBackend backend, choose_secret_backend(options.allow_mlock));
     HARENA_CHECK_OK(SecretCaches::prepare());
-    HARENA_TRY(auto space, SecretSpace::create({.capacity = options.capacity,
-                                                .max_vmas = options.max_vmas,
-                                                .backend = backend}));
+    HARENA_TRY(auto space,
+               SecretSpace::create({.capacity = options.capacity, .max_vmas = options.max_vmas, .backend = backend}));
     return std::unique_ptr<SecretHeap>{new SecretHeap{options, std::move(space)}};
 } catch (const std::bad_alloc&) {
     return fail(ENOMEM, "no memory for the records of a secret heap");
@@ -53,7 +52,8 @@ Result<void*> SecretHeap::alloc(std::size_t bytes, const SecretAllocOptions& opt
     }
     if (bytes == 0) return fail(EINVAL, "a secret of 0 bytes: it takes 1 or more");
     if (!std::has_single_bit(options.alignment) || options.alignment > k_page_size)
-        return fail(EINVAL, "a secret aligned to {}: it takes a power of two, up to {}", options.alignment, k_page_size);
+        return fail(EINVAL, "a secret aligned to {}: it takes a power of two, up to {}", options.alignment,
+                    k_page_size);
     if (bytes > options_.capacity)
         return fail(ENOMEM, "a secret of {} bytes: the capacity of the heap is {} bytes", bytes, options_.capacity);
     if (options.guarded || SlabStore::run_pages(bytes, options.alignment) > k_largest_run)

@@ -62,8 +62,8 @@ public:
     /// (capacity, max_vmas, memory, mappings), EMFILE, ENFILE, EOWNERDEAD. Aborts if something was written to freed
     /// memory that is handed out again.
     [[nodiscard]] Result<void*> alloc(std::size_t bytes, const SecretAllocOptions& options = {});
-    /// Frees what `alloc` returned; null does nothing. It is zero when this returns. Aborts, and says why, if `secret` is
-    /// free already, or never was allocated, or bytes round it were overwritten. Errors: EOWNERDEAD only.
+    /// Frees what `alloc` returned; null does nothing. It is zero when this returns. Aborts, and says why, if `secret`
+    /// is free already, or never was allocated, or bytes round it were overwritten. Errors: EOWNERDEAD only.
     Result<void> free(void* secret);
     /// How many bytes were asked for; 0 of what is no live secret of this heap, and in a child after fork.
     [[nodiscard]] std::size_t size_of(const void* secret) const noexcept;

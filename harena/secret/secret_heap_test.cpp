@@ -217,9 +217,9 @@ TEST_F(SecretHeapBasics, size_of_what_is_no_secret_is_0) {
     std::byte* const slot = alloc(32);
     std::byte* const run = alloc(5000);
     int local = 0;
-    for (const void* const at : {static_cast<const void*>(slot + 16), static_cast<const void*>(slot - 16),
-                                 static_cast<const void*>(run + 16), static_cast<const void*>(&local),
-                                 static_cast<const void*>(nullptr)})
+    for (const void* const at :
+         {static_cast<const void*>(slot + 16), static_cast<const void*>(slot - 16), static_cast<const void*>(run + 16),
+          static_cast<const void*>(&local), static_cast<const void*>(nullptr)})
         EXPECT_EQ(heap_->size_of(at), 0U);
     free(slot);
     free(run);

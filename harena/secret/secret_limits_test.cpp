@@ -36,7 +36,8 @@ protected:
     }
     static void expect_memlock(const Error& error, std::string_view value) {
         EXPECT_EQ(error.code(), EAGAIN) << error.message();
-        EXPECT_NE(error.message().find("RLIMIT_MEMLOCK is " + std::string{value}), std::string::npos) << error.message();
+        EXPECT_NE(error.message().find("RLIMIT_MEMLOCK is " + std::string{value}), std::string::npos)
+            << error.message();
         EXPECT_NE(error.message().find("ulimit -l"), std::string::npos) << error.message();
     }
 };

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Built together with the layer's sources, at -O3 with link-time optimisation: the compiler sees all at once that nobody
-// reads what is freed, and the zeros must be there all the same.
+// Built together with the layer's sources, at -O3 with link-time optimisation: the compiler sees all at once that
+// nobody reads what is freed, and the zeros must be there all the same.
 #include <array>
 #include <cstring>
 
@@ -39,7 +39,8 @@ template <bool Wiped>
 [[gnu::noinline]] const volatile std::byte* use_stack() {
     alignas(8) std::array<std::byte, 512> local;
     const volatile std::byte* volatile where = local.data();
-    for (std::size_t i = 0; i < local.size(); ++i) *(static_cast<volatile std::byte*>(local.data()) + i) = std::byte{0x5a};
+    for (std::size_t i = 0; i < local.size(); ++i)
+        *(static_cast<volatile std::byte*>(local.data()) + i) = std::byte{0x5a};
     if constexpr (Wiped) {
         wipe(local.data(), 200);
         wipe(local.data() + 200, 312);

@@ -66,9 +66,12 @@ Result<void> map_secret_file(int fd, std::byte* at, std::size_t bytes) {
 }
 
 Result<void> map_locked_memory(std::byte* at, std::size_t bytes) {
-    const auto mapped = os::mmap(at, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
-    if (!mapped) return fail_to_map(mapped.error(), bytes);
-    HARENA_CHECK_OK(keep_from_children(at, bytes));
+    {
+        const SecretForkGate no_fork;
+        const auto mapped = os::mmap(at, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+        if (!mapped) return fail_to_map(mapped.error(), bytes);
+        HARENA_CHECK_OK(keep_from_children(at, bytes));
+    }
     if (const auto kept = os::madvise(at, bytes, MADV_DONTDUMP); !kept)
         return os::fail_with(kept.error(), "cannot keep secret memory out of core dumps");
     // The kernel says ENOMEM, EPERM or EAGAIN for one limit.

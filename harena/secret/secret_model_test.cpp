@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A million operations of two threads against a model: what each secret has in it. Secrets that overlapped would destroy
-// each other's patterns; canaries look at the rest.
+// A million operations of two threads against a model: what each secret has in it. Secrets that overlapped would
+// destroy each other's patterns; canaries look at the rest.
 #include <mutex>
 #include <random>
 #include <thread>

@@ -42,7 +42,8 @@ Result<std::unique_ptr<SecretPages>> SecretPages::create(PageCount pages, const 
         (void)os::munmap(base - k_guard, bytes + 2 * k_guard);
         return fail(ENOMEM, "no memory for the records of secret pages");
     }
-    HARENA_TRY(NotInherited not_inherited, NotInherited::of(base - k_guard, bytes + 2 * k_guard));
+    // What is mapped later is kept from children before the next fork: `secret_memory`.
+    HARENA_TRY(NotInherited not_inherited, NotInherited::leaving_others(base - k_guard, bytes + 2 * k_guard));
     made->not_inherited_.emplace(std::move(not_inherited));
     HARENA_CHECK_OK(made->make_memory());
     return made;
@@ -64,10 +65,9 @@ Result<void> SecretPages::make_memory() {
 }
 
 SecretPages::~SecretPages() {
-    if (!fork_guard_.owner_dead()) {
-        precondition(windows_ == 0, "secret pages are destroyed while a window is open");
-        if (show()) wipe(base_, bytes());
-    }
+    if (fork_guard_.owner_dead()) return;  // others may have mapped something where the pages were
+    precondition(windows_ == 0, "secret pages are destroyed while a window is open");
+    if (show()) wipe(base_, bytes());
     secret_memory::end_reservation(not_inherited_, base_ - k_guard, bytes() + 2 * k_guard);
 }
 

@@ -45,9 +45,9 @@ private:
 };
 
 struct Found {
-    std::size_t hits = 0;       // of the pattern
-    std::size_t unreadable = 0; // mappings of which nothing could be read
-    std::uint64_t bytes = 0;    // looked at
+    std::size_t hits = 0;        // of the pattern
+    std::size_t unreadable = 0;  // mappings of which nothing could be read
+    std::uint64_t bytes = 0;     // looked at
 };
 
 /// Looks for the pattern in all readable mappings of a process, through /proc/PID/mem, but for [skip, skip + length).
@@ -57,7 +57,7 @@ Found scan(pid_t process, const Pattern& pattern, std::uint64_t skip = 0, std::u
     const int memory = ::open((folder + "mem").c_str(), O_RDONLY | O_CLOEXEC);
     EXPECT_GE(memory, 0);
     constexpr std::size_t k_piece = 256 * 1024;
-    constexpr std::uint64_t k_most_of_a_mapping = 256 * k_mib;  // of a sanitizer's shadow, no more
+    constexpr std::uint64_t k_most_of_a_mapping = (test::k_sanitizer ? 8 : 256) * k_mib;  // of a shadow, no more
     std::vector<std::byte> piece(k_piece);
     Found found;
     for (std::string line; std::getline(maps, line);) {
@@ -68,7 +68,8 @@ Found scan(pid_t process, const Pattern& pattern, std::uint64_t skip = 0, std::u
         if (begin >= skip && begin < skip + length) continue;
         bool any = false;
         for (std::uint64_t at = begin; at < std::min(end, begin + k_most_of_a_mapping); at += k_piece) {
-            const ssize_t got = ::pread(memory, piece.data(), std::min<std::size_t>(k_piece, end - at), static_cast<off_t>(at));
+            const ssize_t got =
+                ::pread(memory, piece.data(), std::min<std::size_t>(k_piece, end - at), static_cast<off_t>(at));
             if (got <= 0) break;
             any = true;
             found.bytes += static_cast<std::uint64_t>(got);
@@ -273,7 +274,8 @@ TEST_F(SecretOfChild, in_pages_is_taken_by_who_may_take_descriptors_which_nothin
     std::size_t files = 0;
     for (const auto& entry : std::filesystem::directory_iterator{fmt::format("/proc/{}/fd", child_)}) {
         std::error_code error;
-        if (std::filesystem::read_symlink(entry.path(), error).string().find("secretmem") == std::string::npos) continue;
+        if (std::filesystem::read_symlink(entry.path(), error).string().find("secretmem") == std::string::npos)
+            continue;
         ++files;
         const long taken = ::syscall(SYS_pidfd_getfd, process, std::stoi(entry.path().filename()), 0);
         if (taken < 0) {
@@ -315,7 +317,8 @@ TEST(SecretCoreDump, of_a_crashed_process_has_the_ordinary_memory_and_no_secret)
         GTEST_SKIP() << "cores go elsewhere: kernel.core_pattern is '" << core_pattern() << "'";
     constexpr Pattern k_pattern{0xc04e};
     constexpr Pattern k_plain_pattern{0x91a15};
-    const std::filesystem::path folder = std::filesystem::path{testing::TempDir()} / fmt::format("harena_core_{}", ::getpid());
+    const std::filesystem::path folder =
+        std::filesystem::path{testing::TempDir()} / fmt::format("harena_core_{}", ::getpid());
     std::filesystem::create_directory(folder);
     const pid_t child = ::fork();
     if (child == 0) {

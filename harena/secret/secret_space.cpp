@@ -29,10 +29,10 @@ Result<std::unique_ptr<SecretSpace>> SecretSpace::create(const SecretSpaceOption
         options.capacity > k_most_capacity)
         return fail(EINVAL, "secret memory of {} bytes: it takes a multiple of {}, from {} to {}", options.capacity,
                     k_page_size, 2 * k_page_size, k_most_capacity);
-    HARENA_TRY(std::byte* const base, reservation::reserve_anywhere({.bytes = options.capacity,
-                                                                     .alignment = k_page_size,
-                                                                     .guard_below = k_page_size,
-                                                                     .guard_above = 0}));
+    HARENA_TRY(
+        std::byte* const base,
+        reservation::reserve_anywhere(
+            {.bytes = options.capacity, .alignment = k_page_size, .guard_below = k_page_size, .guard_above = 0}));
     const auto unmap_all = [&] { (void)os::munmap(base - k_page_size, options.capacity + k_page_size); };
     std::unique_ptr<SecretSpace> space;
     try {
@@ -41,12 +41,15 @@ Result<std::unique_ptr<SecretSpace>> SecretSpace::create(const SecretSpaceOption
         unmap_all();
         return fail(ENOMEM, "no memory for the records of secret memory");
     }
-    HARENA_TRY(NotInherited not_inherited, NotInherited::of(base - k_page_size, options.capacity + k_page_size));
+    // What is mapped later is kept from children before the next fork: `secret_memory`.
+    HARENA_TRY(NotInherited not_inherited,
+               NotInherited::leaving_others(base - k_page_size, options.capacity + k_page_size));
     space->not_inherited_.emplace(std::move(not_inherited));
     return space;
 }
 
 SecretSpace::~SecretSpace() {
+    if (fork_guard_.owner_dead()) return;  // others may have mapped something where the secrets were
     secret_memory::end_reservation(not_inherited_, base_ - k_page_size, (pages_ + k_guard_pages) * k_page_size);
 }
 

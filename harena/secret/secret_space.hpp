@@ -8,6 +8,7 @@
 #include <optional>
 #include <vector>
 
+#include "harena/base/fork.hpp"
 #include "harena/base/not_inherited.hpp"
 #include "harena/base/page_math.hpp"
 #include "harena/base/result.hpp"
@@ -40,7 +41,7 @@ public:
     [[nodiscard]] static Result<std::unique_ptr<SecretSpace>> create(const SecretSpaceOptions& options);
     SecretSpace(const SecretSpace&) = delete;
     SecretSpace& operator=(const SecretSpace&) = delete;
-    /// All spans are unmapped.
+    /// All spans are unmapped. A child after fork keeps its reservation.
     ~SecretSpace();
 
     [[nodiscard]] std::byte* base() const noexcept { return base_; }
@@ -70,6 +71,7 @@ private:
     std::byte* base_;
     std::uint64_t pages_;
     std::optional<NotInherited> not_inherited_;
+    ForkGuard fork_guard_;
 
     mutable std::mutex mutex_;  // protects all below; before the fork gate
     RangeTree free_;

@@ -10,8 +10,8 @@
 
 namespace harena {
 
-/// How a page is cut into slots. After 16 bytes of key there are slots one after the other; a slot is room for a secret,
-/// and a canary.
+/// How a page is cut into slots. After 16 bytes of key there are slots one after the other; a slot is room for a
+/// secret, and a canary.
 struct SizeClass {
     std::uint32_t slots;
     std::uint32_t slot_bytes;
@@ -34,7 +34,7 @@ inline constexpr std::size_t k_slab_header = sizeof(CanaryKey);
 inline constexpr std::uint32_t k_inverse_shift = 32;
 /// Numbers of slots for which the next size is at most a half larger.
 inline constexpr std::array<std::uint32_t, 16> k_slots_of_classes{127, 85, 63, 51, 42, 36, 28, 21,
-                                                                 15,  12, 9,  7,  5,  4,  3,  2};
+                                                                  15,  12, 9,  7,  5,  4,  3,  2};
 inline constexpr std::size_t k_classes = k_slots_of_classes.size();
 inline constexpr std::uint32_t k_most_slots = 127;
 
@@ -44,7 +44,10 @@ inline constexpr std::array<SizeClass, k_classes> k_size_classes = [] {
     for (std::size_t i = 0; i < k_classes; ++i) {
         const std::uint32_t slots = k_slots_of_classes[i];
         const auto bytes = static_cast<std::uint32_t>(align_down((k_page_size - k_slab_header) / slots, 16));
-        classes[i] = {.slots = slots, .slot_bytes = bytes, .inverse = static_cast<std::uint32_t>(((std::uint64_t{1} << k_inverse_shift) + bytes - 1) / bytes)};
+        classes[i] = {.slots = slots,
+                      .slot_bytes = bytes,
+                      .inverse =
+                          static_cast<std::uint32_t>(((std::uint64_t{1} << k_inverse_shift) + bytes - 1) / bytes)};
     }
     return classes;
 }();

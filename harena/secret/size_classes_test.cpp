@@ -42,7 +42,8 @@ TEST(SizeClasses, larger_ones_have_more_room_and_waste_a_third_at_most) {
 
 TEST(SizeClasses, division_by_multiplication_is_exact_inside_a_page) {
     for (const SizeClass& one : k_size_classes)
-        for (std::uint64_t x = 0; x < k_page_size; ++x) ASSERT_EQ(x * one.inverse >> k_inverse_shift, x / one.slot_bytes);
+        for (std::uint64_t x = 0; x < k_page_size; ++x)
+            ASSERT_EQ(x * one.inverse >> k_inverse_shift, x / one.slot_bytes);
 }
 
 }  // namespace

@@ -27,6 +27,7 @@ public:
     Slab() noexcept = default;
     Slab(const Slab&) = delete;
     Slab& operator=(const Slab&) = delete;
+    ~Slab() = default;
 
     /// Cuts `page`, which is zero but for the key in its first bytes; all slots are in the slab.
     void begin(std::byte* page, ClassIndex index) noexcept {
@@ -77,15 +78,15 @@ public:
         after.fill(at + bytes, end);
         words_[*i].store(word(after, bytes), std::memory_order_release);
     }
-    /// A secret becomes a free slot of zeros. Aborts if it is none, or something was written round it. Returns its size.
+    /// A secret becomes a free slot of zeros. Aborts if it is none, or something was written round it. Returns its
+    /// size.
     std::size_t make_free(std::byte* at) noexcept {
         const auto i = index_of(at);
         if (!i) stop_after(Violation::not_allocated, at);
         const Canary after = canary(*i);
         const std::size_t room = size_class().room();
         // All that does not need the word comes before the atomic step, which is a barrier.
-        const bool in_bounds =
-            after.intact(at + room) && (*i == 0 || canary(*i - 1).intact(at - Canary::k_bytes));
+        const bool in_bounds = after.intact(at + room) && (*i == 0 || canary(*i - 1).intact(at - Canary::k_bytes));
         const std::uint32_t freed = word(after, 0);
         // Of two frees, one finds the other's word.
         const std::uint32_t before = words_[*i].exchange(freed, std::memory_order_acq_rel);

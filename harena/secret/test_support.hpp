@@ -64,8 +64,8 @@ inline bool set_limit(__rlimit_resource_t resource, std::uint64_t value) {
     return ::setrlimit(resource, &limit) == 0;
 }
 
-/// What fills a secret: byte i of the pattern of `seed`. Tests make it in the secret itself, so that no other memory has
-/// more than a word of it.
+/// What fills a secret: byte i of the pattern of `seed`. Tests make it in the secret itself, so that no other memory
+/// has more than a word of it.
 class Pattern {
 public:
     explicit constexpr Pattern(std::uint64_t seed) noexcept : seed_{seed} {}

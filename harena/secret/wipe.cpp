@@ -37,8 +37,7 @@ bool equal_in_constant_time(std::span<const std::byte> a, std::span<const std::b
     // Volatile: each step's value is to be seen, so none can be left out once the outcome is known.
     volatile std::uint64_t different = 0;
     std::size_t i = 0;
-    for (; i + k_word <= a.size(); i += k_word)
-        different = different | (word_at(a.data() + i) ^ word_at(b.data() + i));
+    for (; i + k_word <= a.size(); i += k_word) different = different | (word_at(a.data() + i) ^ word_at(b.data() + i));
     for (; i < a.size(); ++i) different = different | std::to_integer<std::uint64_t>(a[i] ^ b[i]);
     const std::uint64_t all = different;
     return ((all | (~all + 1)) >> 63) == 0;

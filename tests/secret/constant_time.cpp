@@ -67,7 +67,8 @@ double t_of(std::array<std::vector<double>, 2>& times) {
     return error == 0 ? (means[0] == means[1] ? 0 : HUGE_VAL) : std::fabs(means[0] - means[1]) / std::sqrt(error);
 }
 
-/// Times of `compare` with inputs of class 0 (equal) and class 1 (`difference` bytes from the begin is one that is not).
+/// Times of `compare` with inputs of class 0 (equal) and class 1 (`difference` bytes from the begin is one that is
+/// not).
 double measure(Compare compare, std::size_t difference, std::mt19937_64& random) {
     Input secret;
     for (std::byte& one : secret) one = static_cast<std::byte>(random());

@@ -27,7 +27,8 @@ Outcome run(const std::string& command) {
     std::FILE* const stream = ::popen((command + " 2>&1").c_str(), "r");
     if (stream == nullptr) return outcome;
     std::array<char, 4096> piece{};
-    while (const std::size_t got = std::fread(piece.data(), 1, piece.size(), stream)) outcome.out.append(piece.data(), got);
+    while (const std::size_t got = std::fread(piece.data(), 1, piece.size(), stream))
+        outcome.out.append(piece.data(), got);
     const int status = ::pclose(stream);
     outcome.status = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
     return outcome;
@@ -35,7 +36,8 @@ Outcome run(const std::string& command) {
 
 class SecretExamples : public testing::Test {
 protected:
-    SecretExamples() : folder_{std::filesystem::path{testing::TempDir()} / fmt::format("harena_secret_{}", ::getpid())} {
+    SecretExamples()
+        : folder_{std::filesystem::path{testing::TempDir()} / fmt::format("harena_secret_{}", ::getpid())} {
         std::filesystem::create_directory(folder_);
     }
     SecretExamples(const SecretExamples&) = delete;
