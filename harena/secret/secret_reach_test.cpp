@@ -6,12 +6,14 @@
 #include <sys/mman.h>
 #include <sys/ptrace.h>
 #include <sys/uio.h>
+#include <sys/user.h>
 #include <sys/vfs.h>
 
 #include <cerrno>
 #include <filesystem>
 #include <fstream>
 
+#include "harena/base/os/fault_injection.hpp"
 #include "harena/base/os/file.hpp"
 #include "harena/secret/secret_pages.hpp"
 #include "harena/secret/test_support.hpp"
@@ -292,6 +294,33 @@ TEST_F(SecretOfChild, in_pages_is_taken_by_who_may_take_descriptors_which_nothin
     EXPECT_EQ(files, 1U) << "of the pages, and none of the heap";
 }
 
+#if defined(__x86_64__)
+TEST_F(SecretOfChild, is_written_out_by_code_that_a_debugger_makes_it_run_which_nothing_prevents) {
+    if (::ptrace(PTRACE_ATTACH, child_, nullptr, nullptr) != 0) GTEST_SKIP() << "ptrace is refused here";
+    ASSERT_EQ(::waitpid(child_, nullptr, 0), child_);
+    // Where it is, it finds the instruction of a system call, and in its registers a write of the secret.
+    user_regs_struct before{};
+    ASSERT_EQ(::ptrace(PTRACE_GETREGS, child_, nullptr, &before), 0);
+    auto* const at = reinterpret_cast<void*>(before.rip);
+    const long text = ::ptrace(PTRACE_PEEKTEXT, child_, at, nullptr);
+    constexpr long k_syscall = 0x050f;
+    ASSERT_EQ(::ptrace(PTRACE_POKETEXT, child_, at, reinterpret_cast<void*>((text & ~0xffffL) | k_syscall)), 0);
+    user_regs_struct injected = before;
+    injected.orig_rax = ~0ULL;  // nothing to be restarted
+    injected.rax = SYS_write;
+    injected.rdi = static_cast<unsigned long long>(told_.in());
+    injected.rsi = secret_;
+    injected.rdx = k_bytes;
+    ASSERT_EQ(::ptrace(PTRACE_SETREGS, child_, nullptr, &injected), 0);
+    ASSERT_EQ(::ptrace(PTRACE_SINGLESTEP, child_, nullptr, nullptr), 0);
+    ASSERT_EQ(::waitpid(child_, nullptr, 0), child_);
+    ASSERT_EQ(::ptrace(PTRACE_GETREGS, child_, nullptr, &injected), 0);
+    ASSERT_EQ(injected.rax, k_bytes);
+    for (std::size_t i = 0; i < k_bytes / 8; ++i) EXPECT_EQ(told_.hear(), k_pattern.word(i));
+    (void)::ptrace(PTRACE_KILL, child_, nullptr, nullptr);
+}
+#endif
+
 TEST_F(SecretReach, own_write_of_it_copies_it_which_nothing_prevents) {
     std::array<int, 2> ends{};
     ASSERT_EQ(::pipe(ends.data()), 0);
@@ -301,6 +330,16 @@ TEST_F(SecretReach, own_write_of_it_copies_it_which_nothing_prevents) {
     EXPECT_TRUE(k_pattern.is_at(copy.data(), k_bytes));
     ::close(ends[0]);
     ::close(ends[1]);
+}
+
+TEST(SecretOnMlockReach, proc_self_mem_reads_it_which_is_why_it_must_be_allowed) {
+    os::FailCall absent{os::Call::memfd_secret, ENOSYS, 0, os::FailCall::Repeat::always};
+    const os::ScopedFaultInjector scope{absent};
+    const auto heap = SecretHeap::create({.allow_mlock = true}).value();
+    constexpr Pattern k_pattern{0x10c4ed};
+    auto* const secret = static_cast<std::byte*>(heap->alloc(k_bytes).value());
+    k_pattern.fill(secret, k_bytes);
+    EXPECT_GE(scan(::getpid(), k_pattern).hits, 1U);
 }
 
 std::string core_pattern() {
