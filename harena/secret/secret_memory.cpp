@@ -108,9 +108,9 @@ Result<void> map(SecretBackend backend, std::byte* at, std::size_t bytes) {
 
 Result<void> touch(std::byte* at, std::size_t bytes) {
     for (std::byte* page = at; page != at + bytes; page += k_page_size) {
-        if (const auto touched = os::fill_random(page, 1); !touched)
-            return fail(touched.error().code == EFAULT ? ENOMEM : touched.error().code,
-                        "no memory for {} bytes of secrets: {}", bytes, os::describe(touched.error()));
+        const auto touched = os::fill_random(page, 1);
+        if (!touched && touched.error().code == EFAULT) return fail(ENOMEM, "no memory for {} bytes of secrets", bytes);
+        if (!touched) return os::fail_with(touched.error(), "no random bytes for secret memory (getrandom)");
         *page = std::byte{0};
     }
     return {};
