@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <thread>
 
+#include "harena/page/page_pool.hpp"
 #include "harena/secret/secret_bytes.hpp"
 #include "harena/secret/secret_pages.hpp"
 #include "harena/secret/test_support.hpp"
@@ -86,21 +87,20 @@ TEST_F(SecretFork, grandchildren_have_nothing_either) {
     }));
 }
 
-// Threads are in every lock of the layer when the process forks, again and again.
-TEST_F(SecretFork, beside_threads_neither_waits_for_ever_nor_leaks_into_the_child) {
-    if (test::k_sanitizer) GTEST_SKIP() << "sanitizers do not know of children of threads";
+/// Threads are in every lock of the layer while the process forks, again and again.
+void fork_beside_threads(SecretHeap& heap, int forks) {
     std::atomic<bool> stop{false};
     std::vector<std::thread> threads;
     threads.emplace_back([&] {
         while (!stop) {
             std::vector<void*> live;
-            for (int i = 0; i < 2000; ++i) live.push_back(heap_->alloc(700).value());
-            for (void* const one : live) (void)heap_->free(one);
-            (void)heap_->trim();
+            for (int i = 0; i < 2000; ++i) live.push_back(heap.alloc(700).value());
+            for (void* const one : live) (void)heap.free(one);
+            (void)heap.trim();
         }
     });
     threads.emplace_back([&] {
-        while (!stop) (void)heap_->free(heap_->alloc(8, {.guarded = true}).value());
+        while (!stop) (void)heap.free(heap.alloc(8, {.guarded = true}).value());
     });
     threads.emplace_back([&] {
         while (!stop) {
@@ -109,18 +109,34 @@ TEST_F(SecretFork, beside_threads_neither_waits_for_ever_nor_leaks_into_the_chil
         }
     });
     threads.emplace_back([&] {
-        while (!stop) std::thread{[&] { (void)heap_->free(heap_->alloc(32).value()); }}.join();
+        while (!stop) std::thread{[&] { (void)heap.free(heap.alloc(32).value()); }}.join();
     });
-    for (int i = 0; i < 200 && !HasFailure(); ++i)
+    for (int i = 0; i < forks && !testing::Test::HasFailure(); ++i)
         EXPECT_TRUE(test::holds_in_child([&] {
             EXPECT_EQ(secret_descriptors(), 0U);
             EXPECT_EQ(test::count_mappings("secretmem"), 0U);
-            EXPECT_TRUE(refused(heap_->alloc(32), EOWNERDEAD, "parent"));
+            EXPECT_TRUE(refused(heap.alloc(32), EOWNERDEAD, "parent"));
             const auto own = SecretHeap::create().value();
             EXPECT_TRUE(own->free(own->alloc(32).value()));
         }));
     stop = true;
     for (std::thread& thread : threads) thread.join();
+}
+
+TEST_F(SecretFork, beside_threads_neither_waits_for_ever_nor_leaks_into_the_child) {
+    if (test::k_sanitizer) GTEST_SKIP() << "sanitizers do not know of children of threads";
+    fork_beside_threads(*heap_, 200);
+}
+
+// Handlers of fork take their locks in the order in which the layers were first used. Meant to run in a process of its
+// own, as ctest does.
+TEST(SecretForkAfterPool, neither_waits_for_ever_nor_leaks_into_the_child) {
+    if (test::k_sanitizer) GTEST_SKIP() << "sanitizers do not know of children of threads";
+    if (!os::try_memfd_secret()) GTEST_SKIP() << "no memfd_secret here";
+    const auto pool = PagePool::create({.capacity = PageCount{k_pageblock_pages}, .nodes = 1}).value();
+    (void)pool->free_pages(pool->alloc_pages(Order{}).value(), Order{});
+    const auto heap = SecretHeap::create().value();
+    fork_beside_threads(*heap, 100);
 }
 
 }  // namespace
