@@ -4,6 +4,7 @@
 #include <pthread.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <memory>
 #include <mutex>
 #include <new>
@@ -103,13 +104,16 @@ void after_fork_in_child() noexcept {
 }
 }  // namespace
 
-Result<void> ThreadOwned::prepare() {
+Result<void> ThreadOwned::prepare() try {
+    (void)live();  // made here, where there may be no memory for it: later, it is locked by what cannot fail
     static const Result<void> prepared = [] -> Result<void> {
         if (const int error = ::pthread_key_create(&key, [](void* exit) { delete static_cast<ThreadExit*>(exit); }))
             return os::fail_with({error}, "cannot learn of the ends of threads");
         return at_fork({.prepare = &before_fork, .parent = &after_fork_in_parent, .child = &after_fork_in_child});
     }();
     return prepared;
+} catch (const std::bad_alloc&) {
+    return fail(ENOMEM, "no memory for the records of what threads own");
 }
 
 ThreadOwned::LiveLock::LiveLock() noexcept { live().mutex.lock(); }

@@ -239,7 +239,8 @@ TEST_F(ToolDoctor, says_what_there_is_and_what_is_used) {
         EXPECT_TRUE(result["findings"][key]["found"].is_string()) << key;
         EXPECT_TRUE(result["findings"][key]["enable"].is_string()) << key;
     }
-    for (const std::string key : {"arenas", "engine", "compiler"}) EXPECT_TRUE(result["uses"][key].is_string()) << key;
+    for (const std::string key : {"arenas", "engine", "secrets", "compiler"})
+        EXPECT_TRUE(result["uses"][key].is_string()) << key;
 }
 
 }  // namespace

@@ -23,6 +23,7 @@
 #include "harena/bpf/engine.hpp"
 #include "harena/kernel/kernel_engine.hpp"
 #include "harena/page/page_pool.hpp"
+#include "harena/secret/secret_heap.hpp"
 #include "tools/harena/cc.hpp"
 #include "tools/harena/output.hpp"
 
@@ -120,14 +121,30 @@ Finding look_at_headers() {
     return finding;
 }
 
+/// Makes a secret in what memory there is for it.
 Finding look_at_secret_memory() {
     Finding finding{.key = "memfd_secret", .name = "memfd_secret", .found = "works"};
+    const auto heap = SecretHeap::create({.capacity = 64 * k_kib});
+    const auto secret = heap ? (*heap)->alloc(1) : fail(heap.error().code(), "{}", heap.error().message());
+    if (secret) return finding;
+    finding.good = false;
+    finding.found = secret.error().message();
     if (const auto made = os::try_memfd_secret(); !made) {
-        finding.good = false;
         finding.found = os::describe(made.error());
-        finding.enable = "boot with secretmem.enable=1 (Linux 5.14 or later)";
+        finding.enable = "boot with secretmem.enable=1 (Linux 5.14 or later), or allow it in the seccomp filter";
     }
     return finding;
+}
+
+/// Which memory secrets are in, and where only less is to be had.
+std::string secret_backend() {
+    const auto heap = SecretHeap::create({.capacity = 64 * k_kib, .allow_mlock = true});
+    if (!heap) return "none";
+    const std::string_view backend = name_of((*heap)->statistics().backend);
+    if (!(*heap)->alloc(1)) return fmt::format("none: {} works, and no memory can be locked", backend);
+    return (*heap)->statistics().backend == SecretBackend::memfd_secret
+               ? std::string{backend}
+               : fmt::format("{}, where allow_mlock is set: within reach of debuggers", backend);
 }
 
 /// The value in brackets of "always [madvise] never".
@@ -261,6 +278,7 @@ std::vector<Use> uses_of(const std::vector<Finding>& findings) {
         {"pools", "page pools",
          find("collapse").good ? "direct map on 2 MiB pages"
                                : "direct map on 4 KiB pages: more TLB misses, slower unmapping"},
+        {"secrets", "secret memory", secret_backend()},
         {"compiler", "BPF C", find("clang").good ? find("clang").found : "objects only"},
     };
 }

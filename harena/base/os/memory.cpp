@@ -6,6 +6,7 @@
 #include <linux/membarrier.h>
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
+#include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -32,6 +33,12 @@ namespace harena::os {
 
 using detail::invoke;
 
+#ifdef SYS_memfd_secret
+static constexpr long k_memfd_secret = SYS_memfd_secret;
+#else
+static constexpr long k_memfd_secret = 447;  // the same on all architectures
+#endif
+
 SysResult<void*> mmap(void* address, std::size_t length, int protection, int flags, int fd,
                       std::uint64_t offset) noexcept {
     if (const int error = detail::injected(Call::mmap)) return sys_fail(error);
@@ -52,6 +59,10 @@ SysResult<void> mremap_over(void* address, std::size_t length, void* to) noexcep
 
 SysResult<void> mprotect(void* address, std::size_t length, int protection) noexcept {
     return invoke(Call::mprotect, [&] { return ::mprotect(address, length, protection); });
+}
+
+SysResult<void> mlock(void* address, std::size_t length) noexcept {
+    return invoke(Call::mlock, [&] { return ::mlock(address, length); });
 }
 
 SysResult<void> munlock(void* address, std::size_t length) noexcept {
@@ -77,6 +88,20 @@ SysResult<FileDescriptor> memfd_create_hugetlb(const char* name) noexcept {
     if (fd < 0 && errno == EINVAL) fd = ::memfd_create(name, k_flags);
     if (fd < 0) return sys_fail(errno);
     return FileDescriptor{fd};
+}
+
+SysResult<FileDescriptor> memfd_secret() noexcept {
+    if (const int error = detail::injected(Call::memfd_secret)) return sys_fail(error);
+    const long fd = ::syscall(k_memfd_secret, O_CLOEXEC);
+    if (fd < 0) return sys_fail(errno);
+    return FileDescriptor{static_cast<int>(fd)};
+}
+
+SysResult<void> fill_random(void* into, std::size_t length) noexcept {
+    if (const int error = detail::injected(Call::getrandom)) return sys_fail(error);
+    // Requests of up to 256 bytes are never cut short.
+    if (::getrandom(into, length, 0) < 0) return sys_fail(errno);
+    return {};
 }
 
 SysResult<bool> is_hugetlb(int fd) noexcept {

@@ -21,6 +21,8 @@ SysResult<void> munmap(void* address, std::size_t length) noexcept;
 /// Moves a mapping to `to`, where it replaces what is mapped.
 SysResult<void> mremap_over(void* address, std::size_t length, void* to) noexcept;
 SysResult<void> mprotect(void* address, std::size_t length, int protection) noexcept;
+/// Keeps whole pages in memory, present from now on. ENOMEM, EPERM, EAGAIN: RLIMIT_MEMLOCK, or no memory.
+SysResult<void> mlock(void* address, std::size_t length) noexcept;
 SysResult<void> munlock(void* address, std::size_t length) noexcept;
 SysResult<void> madvise(void* address, std::size_t length, int advice) noexcept;
 
@@ -35,6 +37,9 @@ inline constexpr int k_madv_collapse = 25;        // Linux 6.1
 [[nodiscard]] SysResult<FileDescriptor> memfd_create_hugetlb(const char* name) noexcept;
 /// Whether a file is on such pages (of any size). The kernel maps those whole, whatever length is asked for.
 [[nodiscard]] SysResult<bool> is_hugetlb(int fd) noexcept;
+/// A file that only its mappings read, out of the kernel's own direct map, closed on exec. It is sized once, and
+/// mapped shared. ENOSYS: switched off at boot, or older than Linux 5.14.
+[[nodiscard]] SysResult<FileDescriptor> memfd_secret() noexcept;
 SysResult<void> ftruncate(int fd, std::uint64_t length) noexcept;
 SysResult<void> add_seals(int fd, int seals) noexcept;
 /// Gives the file's pages in [offset, offset + length) back; they read as zero afterwards.
@@ -50,6 +55,8 @@ SysResult<void> allocate_range(int fd, std::uint64_t offset, std::uint64_t lengt
 /// Writes `length` bytes that repeat `pattern`, at most 2 MiB a call. Returns how many.
 [[nodiscard]] SysResult<std::size_t> write_repeated(int fd, std::span<const std::byte> pattern, std::size_t length,
                                                     std::uint64_t offset) noexcept;
+/// Random bytes, at most 256, written by the kernel itself: EFAULT, and no signal, where there is no memory for them.
+SysResult<void> fill_random(void* into, std::size_t length) noexcept;
 
 /// Soft limit of an RLIMIT_* resource; RLIM_INFINITY is the largest value.
 [[nodiscard]] SysResult<std::uint64_t> getrlimit(int resource) noexcept;

@@ -59,6 +59,9 @@ TEST(FaultInjection, every_call_fails_under_its_name) {
     EXPECT_TRUE(failing(Call::mmap, [] { return mmap(nullptr, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0); }));
     EXPECT_TRUE(failing(Call::munmap, [] { return munmap(nullptr, 0); }));
     EXPECT_TRUE(failing(Call::mprotect, [] { return mprotect(nullptr, 0, PROT_NONE); }));
+    EXPECT_TRUE(failing(Call::mlock, [] { return mlock(nullptr, 0); }));
+    EXPECT_TRUE(failing(Call::memfd_secret, [] { return memfd_secret(); }));
+    EXPECT_TRUE(failing(Call::getrandom, [] { return fill_random(nullptr, 0); }));
     EXPECT_TRUE(failing(Call::munlock, [] { return munlock(nullptr, 0); }));
     EXPECT_TRUE(failing(Call::madvise, [] { return madvise(nullptr, 0, MADV_NORMAL); }));
     EXPECT_TRUE(failing(Call::memfd_create, [] { return memfd_create("x"); }));

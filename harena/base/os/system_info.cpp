@@ -11,25 +11,14 @@
 #include <cstdint>
 
 #include "harena/base/os/bpf.hpp"
+#include "harena/base/os/memory.hpp"
 
 namespace harena::os {
 
 namespace {
 
-#ifdef SYS_memfd_secret
-constexpr long k_memfd_secret = SYS_memfd_secret;
-#else
-constexpr long k_memfd_secret = 447;  // the same on all architectures
-#endif
-
 // Linux 6.9, include/uapi/linux/bpf.h; the headers of Debian 12 do not have it.
 constexpr std::uint32_t k_map_type_arena = 33;
-
-SysResult<void> made_and_closed(long fd) noexcept {
-    if (fd < 0) return sys_fail(errno);
-    const FileDescriptor closed{static_cast<int>(fd)};
-    return {};
-}
 
 }  // namespace
 
@@ -50,7 +39,10 @@ SysResult<std::uint64_t> effective_capabilities() noexcept {
     return std::uint64_t{sets[1].effective} << 32 | sets[0].effective;
 }
 
-SysResult<void> try_memfd_secret() noexcept { return made_and_closed(::syscall(k_memfd_secret, 0U)); }
+SysResult<void> try_memfd_secret() noexcept {
+    if (const auto made = memfd_secret(); !made) return std::unexpected{made.error()};
+    return {};
+}
 
 SysResult<void> try_kernel_arena() noexcept {
     const auto map = bpf_map_create({.type = k_map_type_arena, .max_entries = 1, .flags = BPF_F_MMAPABLE});
