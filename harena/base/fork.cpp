@@ -24,6 +24,14 @@ Result<void> at_fork(const ForkHandlers& handlers) {
     return {};
 }
 
+Result<void> ForkRules::ensure(const ForkHandlers& handlers) {
+    const std::lock_guard lock{mutex_};
+    if (registered_) return {};
+    HARENA_CHECK_OK(at_fork(handlers));
+    registered_ = true;
+    return {};
+}
+
 ForkGuard::ForkGuard() noexcept : generation_{fork_generation()} {
     [[maybe_unused]] static const bool counting = ::pthread_atfork(nullptr, nullptr, &count_fork) == 0;
 }

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <mutex>
 #include <string_view>
 
 #include "harena/base/result.hpp"
@@ -24,6 +25,17 @@ struct ForkHandlers {
 /// Errors: ENOMEM. `prepare` functions run in the reverse order of registration, the others in that order.
 /// Raw `clone` runs none of them.
 Result<void> at_fork(const ForkHandlers& handlers);
+
+/// Registers a module's handlers once, and what failed is tried again at the next call. A static object. Thread-safe.
+class ForkRules {
+public:
+    /// Errors: ENOMEM.
+    Result<void> ensure(const ForkHandlers& handlers);
+
+private:
+    std::mutex mutex_;
+    bool registered_ = false;
+};
 
 /// Tells an object whether it is used in the process that made it: equal to what it was then iff it is.
 /// The first call must succeed before any fork, which `ForkGuard` sees to. Async-signal-safe.

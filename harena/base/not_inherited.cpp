@@ -56,9 +56,8 @@ void after_fork_in_child() noexcept {
 }  // namespace
 
 Result<void> NotInherited::prepare() {
-    static const Result<void> fork_rules =
-        at_fork({.prepare = &before_fork, .parent = &after_fork_in_parent, .child = &after_fork_in_child});
-    return fork_rules;
+    static ForkRules rules;
+    return rules.ensure({.prepare = &before_fork, .parent = &after_fork_in_parent, .child = &after_fork_in_child});
 }
 
 Result<NotInherited> NotInherited::add(void* address, std::size_t bytes, bool leave_others) {

@@ -106,12 +106,17 @@ void after_fork_in_child() noexcept {
 
 Result<void> ThreadOwned::prepare() try {
     (void)live();  // made here, where there may be no memory for it: later, it is locked by what cannot fail
-    static const Result<void> prepared = [] -> Result<void> {
-        if (const int error = ::pthread_key_create(&key, [](void* exit) { delete static_cast<ThreadExit*>(exit); }))
-            return os::fail_with({error}, "cannot learn of the ends of threads");
-        return at_fork({.prepare = &before_fork, .parent = &after_fork_in_parent, .child = &after_fork_in_child});
-    }();
-    return prepared;
+    static std::mutex mutex;
+    static bool has_key = false;
+    {
+        const std::lock_guard lock{mutex};
+        if (!has_key)
+            if (const int error = ::pthread_key_create(&key, [](void* exit) { delete static_cast<ThreadExit*>(exit); }))
+                return os::fail_with({error}, "cannot learn of the ends of threads");
+        has_key = true;
+    }
+    static ForkRules rules;
+    return rules.ensure({.prepare = &before_fork, .parent = &after_fork_in_parent, .child = &after_fork_in_child});
 } catch (const std::bad_alloc&) {
     return fail(ENOMEM, "no memory for the records of what threads own");
 }

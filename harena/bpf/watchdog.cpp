@@ -51,9 +51,9 @@ Result<Watchdog*> Watchdog::instance() {
     if (Watchdog* const running = the_watchdog.load(std::memory_order_acquire)) return running;
     const std::lock_guard lock{start_mutex};
     if (Watchdog* const running = the_watchdog.load(std::memory_order_acquire)) return running;
-    static const Result<void> fork_rules =
-        at_fork({.prepare = &before_fork, .parent = &after_fork_in_parent, .child = &after_fork_in_child});
-    if (!fork_rules) return pass_on(fork_rules.error());
+    static ForkRules rules;
+    HARENA_CHECK_OK(
+        rules.ensure({.prepare = &before_fork, .parent = &after_fork_in_parent, .child = &after_fork_in_child}));
     // Never destroyed: its thread runs until the process ends.
     auto* const watchdog = new (std::nothrow) Watchdog;
     if (watchdog == nullptr) return fail(ENOMEM, "no memory for the watchdog of running programs");

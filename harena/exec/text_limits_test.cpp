@@ -67,7 +67,7 @@ TEST(TextLimits, file_size_that_is_lowered_later_gives_errors_and_no_signal) {
 TEST(TextLimits, address_space_is_named) {
     if (test::k_sanitizer) GTEST_SKIP() << "a sanitizer has more addresses than any limit";
     EXPECT_TRUE(holds_in_child([] {
-        ASSERT_TRUE(set_limit(RLIMIT_AS, 4 * k_gib));
+        ASSERT_TRUE(set_limit(RLIMIT_AS, 5 * k_gib / 2));
         EXPECT_TRUE(refused(TextSpace::create({.max_bytes = 2 * k_gib}), ENOMEM, "RLIMIT_AS"));
         EXPECT_TRUE(ok(TextSpace::create({.max_bytes = 16 * k_mib})));
     }));

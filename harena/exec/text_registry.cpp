@@ -31,13 +31,11 @@ void after_fork_in_child() noexcept {
 }  // namespace
 
 Result<void> prepare() {
-    static const Result<void> prepared = [] -> Result<void> {
-        // A space is made with the gate held: the locks of these are taken after it, and so at fork.
-        HARENA_CHECK_OK(NotInherited::prepare());
-        HARENA_CHECK_OK(ThreadOwned::prepare());
-        return at_fork({.prepare = &before_fork, .parent = &after_fork_in_parent, .child = &after_fork_in_child});
-    }();
-    return prepared;
+    // A space is made with the gate held: the locks of these are taken after it, and so at fork.
+    HARENA_CHECK_OK(NotInherited::prepare());
+    HARENA_CHECK_OK(ThreadOwned::prepare());
+    static ForkRules rules;
+    return rules.ensure({.prepare = &before_fork, .parent = &after_fork_in_parent, .child = &after_fork_in_child});
 }
 
 std::unique_lock<std::mutex> block_forks() { return std::unique_lock{fork_gate}; }

@@ -62,9 +62,8 @@ HeldSecretFile::~HeldSecretFile() {
 }
 
 Result<void> SecretForkGate::prepare() {
-    static const Result<void> fork_rules =
-        at_fork({.prepare = &before_fork, .parent = &after_fork_in_parent, .child = &after_fork_in_child});
-    return fork_rules;
+    static ForkRules rules;
+    return rules.ensure({.prepare = &before_fork, .parent = &after_fork_in_parent, .child = &after_fork_in_child});
 }
 
 SecretForkGate::SecretForkGate() noexcept { gate.value.mutex.lock(); }

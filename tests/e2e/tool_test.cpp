@@ -232,14 +232,15 @@ TEST_F(ToolDoctor, says_what_there_is_and_what_is_used) {
     const Outcome outcome = harena({"doctor", "--json"});
     ASSERT_EQ(outcome.status, 0) << outcome.err;
     const json result = json::parse(outcome.out);
-    for (const std::string key : {"kernel", "userfaultfd", "address_1_44", "clang", "bpf_headers", "kernel_bpf",
-                                  "memfd_secret", "transparent_hugepage", "shmem_hugepage", "hugetlb", "mappings",
-                                  "rlimit_fsize", "rlimit_as", "rlimit_memlock", "rlimit_nofile"}) {
+    for (const std::string key :
+         {"kernel", "userfaultfd", "address_1_44", "clang", "bpf_headers", "kernel_bpf", "memfd_secret",
+          "transparent_hugepage", "shmem_hugepage", "collapse", "text", "live_patches", "hugetlb", "mappings",
+          "rlimit_fsize", "rlimit_as", "rlimit_memlock", "rlimit_nofile"}) {
         EXPECT_TRUE(result["findings"][key]["good"].is_boolean()) << key;
         EXPECT_TRUE(result["findings"][key]["found"].is_string()) << key;
         EXPECT_TRUE(result["findings"][key]["enable"].is_string()) << key;
     }
-    for (const std::string key : {"arenas", "engine", "secrets", "compiler"})
+    for (const std::string key : {"arenas", "engine", "pools", "text", "secrets", "compiler"})
         EXPECT_TRUE(result["uses"][key].is_string()) << key;
 }
 

@@ -21,6 +21,7 @@
 #include "harena/base/os/memory.hpp"
 #include "harena/base/os/system_info.hpp"
 #include "harena/bpf/engine.hpp"
+#include "harena/exec/text_space.hpp"
 #include "harena/kernel/kernel_engine.hpp"
 #include "harena/page/page_pool.hpp"
 #include "harena/secret/secret_heap.hpp"
@@ -180,6 +181,28 @@ Finding look_at_collapse() {
     return finding;
 }
 
+/// Writes a piece of text, and looks whether its block became one 2 MiB page.
+Finding look_at_text() {
+    Finding finding{.key = "text", .name = "executable text", .good = false};
+    const auto space = TextSpace::create({.max_bytes = k_huge_page_size, .name = "doctor"});
+    const auto text = space ? (*space)->text_alloc(1) : fail(space.error().code(), "{}", space.error().message());
+    if (!text) {
+        finding.found = text.error().message();
+        return finding;
+    }
+    finding.good = (*space)->statistics().blocks_collapsed == 1;
+    finding.found = finding.good ? "works, on 2 MiB pages" : "works, on 4 KiB pages";
+    if (!finding.good) finding.enable = "use Linux 6.1 or later, built with CONFIG_TRANSPARENT_HUGEPAGE";
+    return finding;
+}
+
+Finding look_at_live_patches() {
+    const auto synced = TextSpace::sync_all_threads();
+    Finding finding{.key = "live_patches", .name = "live patches of text", .good = synced.has_value(), .found = "work"};
+    if (!synced) finding.found = synced.error().message();
+    return finding;
+}
+
 Finding look_at_hugetlb() {
     Finding finding{.key = "hugetlb", .name = "hugetlb pages", .found = "not known"};
     const std::string memory = read_text("/proc/meminfo").value_or("");
@@ -240,6 +263,8 @@ std::vector<Finding> look() {
     findings.push_back(look_at_huge_pages("transparent_hugepage", "huge pages", "enabled"));
     findings.push_back(look_at_huge_pages("shmem_hugepage", "huge pages, shmem", "shmem_enabled"));
     findings.push_back(look_at_collapse());
+    findings.push_back(look_at_text());
+    findings.push_back(look_at_live_patches());
     findings.push_back(look_at_hugetlb());
     findings.push_back(look_at_mappings());
     findings.push_back(look_at_limit("rlimit_fsize", "RLIMIT_FSIZE", RLIMIT_FSIZE, true, 2 * k_whole_arena,
@@ -278,6 +303,7 @@ std::vector<Use> uses_of(const std::vector<Finding>& findings) {
         {"pools", "page pools",
          find("collapse").good ? "direct map on 2 MiB pages"
                                : "direct map on 4 KiB pages: more TLB misses, slower unmapping"},
+        {"text", "executable text", find("text").good ? "read-execute on 2 MiB pages" : find("text").found},
         {"secrets", "secret memory", secret_backend()},
         {"compiler", "BPF C", find("clang").good ? find("clang").found : "objects only"},
     };
