@@ -216,6 +216,7 @@ void TextAllocator::remove_block(std::uint64_t block) {
     count_free(block * k_block_granules, k_block_granules, false);
     mapped_[block] = false;
     --counts_.mapped_blocks;
+    chunks_.release_spares(counts_.empty_blocks * (k_block_granules / TextChunk::k_granules));
 }
 
 void TextAllocator::release_chunk() noexcept {

@@ -33,7 +33,13 @@ void TextChunks::move(TextChunk& chunk) noexcept {
 
 void TextChunks::add(std::uint64_t first_granule) {
     const std::uint64_t index = first_granule / TextChunk::k_granules;
-    chunks_[index] = std::make_unique<TextChunk>();
+    if (spares_.empty()) {
+        if (spares_.capacity() <= count_) spares_.reserve(2 * count_ + 16);
+        chunks_[index] = std::make_unique<TextChunk>();
+    } else {
+        chunks_[index] = std::move(spares_.back());
+        spares_.pop_back();
+    }
     chunks_[index]->index_ = static_cast<std::uint32_t>(index);
     link(*chunks_[index]);
     ++count_;
@@ -43,7 +49,8 @@ std::uint64_t TextChunks::remove(TextChunk& chunk) noexcept {
     const std::uint64_t index = chunk.index_;
     if (run_end_ != 0 && (run_end_ - 1) / TextChunk::k_granules == index) run_begin_ = run_end_ = 0;
     unlink(chunk);
-    chunks_[index].reset();
+    chunk.largest_ = TextChunk::k_granules;
+    spares_.push_back(std::move(chunks_[index]));
     --count_;
     return index * TextChunk::k_granules;
 }

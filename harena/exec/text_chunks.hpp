@@ -26,8 +26,12 @@ public:
     }
     /// A new one, that is one hole. Throws std::bad_alloc, and then there is none.
     void add(std::uint64_t first_granule);
-    /// Forgets a chunk that is one hole; its first granule.
+    /// Forgets a chunk that is one hole; its first granule. Its description is kept for the next.
     std::uint64_t remove(TextChunk& chunk) noexcept;
+    /// Gives back the memory of such descriptions, but for so many.
+    void release_spares(std::uint64_t keep) noexcept {
+        if (spares_.size() > keep) spares_.resize(keep);
+    }
 
     /// Where `granules` adjoining ones are free, the first a multiple of `alignment`, a power of two: behind what was
     /// carved last, else in another hole. The caller adds pieces there. None if no chunk has so many.
@@ -56,6 +60,8 @@ private:
 
     std::vector<std::unique_ptr<TextChunk>> chunks_;  // by number; null where there is none
     std::uint64_t count_ = 0;
+    // Invariant: each is one hole, and there is room for all chunks.
+    std::vector<std::unique_ptr<TextChunk>> spares_;
     // Invariant: a chunk is in the list of the bin of its `largest`, and bit i of `bins_in_use_` is set iff list i has
     // one.
     std::array<TextChunk*, k_bins> bins_{};
