@@ -89,6 +89,7 @@ bool holds_in_child(Body&& body) {
     }
     int status = -1;
     EXPECT_EQ(::waitpid(child, &status, 0), child);
+    EXPECT_FALSE(WIFSIGNALED(status)) << "the child was ended by signal " << WTERMSIG(status);
     return WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
 

@@ -8,9 +8,12 @@
 #include <atomic>
 #include <bit>
 #include <cerrno>
+#include <charconv>
 #include <new>
+#include <string_view>
 #include <utility>
 
+#include "harena/base/os/file.hpp"
 #include "harena/base/os/memory.hpp"
 #include "harena/vm/reservation.hpp"
 #include "harena/vm/vm_space.hpp"
@@ -36,6 +39,30 @@ Result<void> check(const VmWindowOptions& options) {
         return fail(EINVAL, "{:#x} is not a multiple of the window's alignment {:#x}", *options.address,
                     options.alignment);
     return {};
+}
+
+// Of a window in a child after fork: only what is inaccessible. Others, a sanitizer's thread for one, may have mapped
+// something where the parent's memory was, before the range was reserved again.
+void unmap_reservation(std::uint64_t begin, std::uint64_t end) noexcept try {
+    const auto text = os::read_file("/proc/self/maps");
+    if (!text) return;  // it stays
+    std::string_view rest{reinterpret_cast<const char*>(text->data()), text->size()};
+    while (!rest.empty()) {
+        const std::string_view line = rest.substr(0, rest.find('\n'));
+        rest.remove_prefix(std::min(line.size() + 1, rest.size()));
+        const char* const line_end = line.data() + line.size();
+        std::uint64_t from = 0;
+        std::uint64_t to = 0;
+        const auto dash = std::from_chars(line.data(), line_end, from, 16);
+        if (dash.ptr == line_end) continue;
+        const auto space = std::from_chars(dash.ptr + 1, line_end, to, 16);
+        from = std::max(from, begin);
+        to = std::min(to, end);
+        if (from < to && std::string_view{space.ptr, line_end}.starts_with(" ---p "))
+            (void)os::munmap(reinterpret_cast<void*>(from), to - from);
+    }
+} catch (const std::bad_alloc&) {
+    // It stays, too.
 }
 
 }  // namespace
@@ -140,7 +167,8 @@ VmWindow::VmWindow(VmWindow&& other) noexcept
       not_inherited_{std::move(other.not_inherited_)},
       space_{std::exchange(other.space_, nullptr)},
       number_{other.number_},
-      handle_{other.handle_} {
+      handle_{other.handle_},
+      fork_guard_{other.fork_guard_} {
     other.not_inherited_.reset();
 }
 
@@ -157,7 +185,11 @@ VmWindow::~VmWindow() {
     // It is no area any more before its addresses are anybody's.
     if (space_ != nullptr) space_->give_window(*this);
     not_inherited_.reset();
-    (void)os::munmap(span_begin(), span_bytes());
+    const auto begin = reinterpret_cast<std::uint64_t>(span_begin());
+    if (fork_guard_.owner_dead())
+        unmap_reservation(begin, begin + span_bytes());
+    else
+        (void)os::munmap(span_begin(), span_bytes());
 }
 
 void VmWindow::count_pages_with(const VmPageCounter* counter) noexcept {

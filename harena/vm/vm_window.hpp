@@ -7,6 +7,7 @@
 #include <source_location>
 #include <string_view>
 
+#include "harena/base/fork.hpp"
 #include "harena/base/not_inherited.hpp"
 #include "harena/base/page_math.hpp"
 #include "harena/base/result.hpp"
@@ -57,7 +58,7 @@ public:
     VmWindow(const VmWindow&) = delete;
     VmWindow& operator=(const VmWindow&) = delete;
     /// Gives the addresses back, with all that is mapped there. A fork at this moment inherits what is mapped: an owner
-    /// whose file no child may have keeps forks away. Good in a child, too.
+    /// whose file no child may have keeps forks away. Good in a child, too, where what others have mapped there stays.
     ~VmWindow();
 
     [[nodiscard]] std::byte* base() const noexcept { return base_; }
@@ -82,6 +83,7 @@ private:
     VmSpace* space_ = nullptr;  // null: not registered
     std::uint32_t number_ = 0;
     void* handle_ = nullptr;  // of the space's registry
+    ForkGuard fork_guard_;
 };
 
 }  // namespace harena

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -245,6 +246,28 @@ TEST(ProcessSpace, is_one_for_all_threads) {
     EXPECT_TRUE(std::ranges::all_of(spaces, [&](const VmSpace* space) { return space == spaces[0]; }));
     EXPECT_EQ(VmSpace::process().value(), spaces[0]);
     EXPECT_EQ(test::count_mappings("memfd:harena:areas"), 1U);
+}
+
+// A sanitizer's handler of fork maps a thread's stack where the parent's memory was, before the range is reserved
+// again.
+TEST(ProcessSpace, what_others_mapped_in_a_childs_window_outlives_it) {
+    constexpr std::uint64_t k_bytes = 16 * k_page_size;
+    std::optional<VmWindow> window = VmSpace::process().value()->take_window({.bytes = k_bytes}).value();
+    std::byte* const base = window->base();
+    EXPECT_EQ(status_of_child([&] {
+                  std::byte* const theirs = base + 5 * k_page_size;
+                  constexpr int k_flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED;
+                  if (::mmap(theirs, k_page_size, PROT_READ | PROT_WRITE, k_flags, -1, 0) != theirs) return false;
+                  *theirs = std::byte{7};
+                  window.reset();
+                  const auto is_free = [](std::byte* at) {
+                      constexpr int k_probe = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE;
+                      return ::mmap(at, k_page_size, PROT_NONE, k_probe, -1, 0) == at;
+                  };
+                  return *theirs == std::byte{7} && is_free(base) && is_free(base + 6 * k_page_size) &&
+                         is_free(base + k_bytes - k_page_size);
+              }),
+              0);
 }
 
 TEST(ProcessSpace, of_a_child_is_its_own_and_empty) {
