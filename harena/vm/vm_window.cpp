@@ -62,7 +62,7 @@ void unmap_reservation(std::uint64_t begin, std::uint64_t end) noexcept try {
             (void)os::munmap(reinterpret_cast<void*>(from), to - from);
     }
 } catch (const std::bad_alloc&) {
-    // It stays, too.
+    return;  // it stays, too
 }
 
 }  // namespace
